@@ -1,0 +1,43 @@
+"""hftk: pretrain a Transformer encoder-decoder on raw text and fine-tune it. Importing it registers its models with the Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .model.configuration_hftk import HftkConfig
+from .model.modeling_hftk import (
+    HftkEncoderModel,
+    HftkForConditionalGeneration,
+    HftkForMaskedLM,
+    HftkForPreTraining,
+    HftkForSequenceClassification,
+    HftkForTokenClassification,
+    HftkModel,
+)
+
+__version__ = "0.1.0"
+
+AutoConfig.register("hftk", HftkConfig)
+AutoModel.register(HftkConfig, HftkModel)
+AutoModelForPreTraining.register(HftkConfig, HftkForPreTraining)
+AutoModelForMaskedLM.register(HftkConfig, HftkForMaskedLM)
+AutoModelForSeq2SeqLM.register(HftkConfig, HftkForConditionalGeneration)
+AutoModelForSequenceClassification.register(HftkConfig, HftkForSequenceClassification)
+AutoModelForTokenClassification.register(HftkConfig, HftkForTokenClassification)
+
+__all__ = [
+    "HftkConfig",
+    "HftkEncoderModel",
+    "HftkForConditionalGeneration",
+    "HftkForMaskedLM",
+    "HftkForPreTraining",
+    "HftkForSequenceClassification",
+    "HftkForTokenClassification",
+    "HftkModel",
+]

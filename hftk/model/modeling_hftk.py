@@ -1,0 +1,1103 @@
+"""A Transformer encoder-decoder whose every architectural choice is a field of [`HftkConfig`], and its heads."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.loss.loss_utils import ForMaskedLMLoss
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    sliding_window_bidirectional_overlay,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    MaskedLMOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_hftk import HftkConfig
+
+
+def shift_tokens_right(
+    labels: torch.Tensor,
+    pad_token_id: int,
+    decoder_start_token_id: int,
+    decoder_position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    The decoder's inputs for teacher forcing: labels one place to the right behind the start symbol.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch_size, target_length)`):
+            Targets; -100 is read as padding.
+        pad_token_id, decoder_start_token_id (`int`):
+            From the configuration.
+        decoder_position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
+            In a packed row every document begins at position 0 and there gets a start symbol of its own.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, target_length)`.
+    """
+    shifted = labels.roll(1, dims=-1)
+    shifted[:, 0] = decoder_start_token_id
+    if decoder_position_ids is not None:
+        shifted = shifted.masked_fill(decoder_position_ids == 0, decoder_start_token_id)
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def positions_from_mask(attention_mask: torch.Tensor | None, past_length: int, length: int, device) -> torch.Tensor:
+    """Positions of `length` tokens after `past_length`; 0 at the first real token, so that padding on the left changes nothing."""
+    positions = torch.arange(length, device=device)[None] + past_length  # (1, length)
+    if attention_mask is None or attention_mask.dim() != 2:
+        return positions
+    first = attention_mask.to(torch.int32).argmax(dim=-1, keepdim=True)  # (batch_size, 1)
+    return (positions - first).clamp(min=0)
+
+
+def document_ids(position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Number of the document (from 1) that each token of a packed row belongs to: one starts wherever a real token has position 0."""
+    starts = position_ids == 0
+    if attention_mask is not None:
+        starts = starts & attention_mask.bool()
+    return starts.cumsum(dim=-1).clamp(min=1)
+
+
+def same_document(query_documents: torch.Tensor, key_documents: torch.Tensor) -> Callable:
+    """A mask function for `masking_utils`: a query sees the keys of its own document."""
+
+    def inner_mask(batch_idx, head_idx, q_idx, kv_idx):
+        return query_documents[batch_idx, q_idx] == key_documents[batch_idx, kv_idx]
+
+    return inner_mask
+
+
+def both_masks(first: Callable | None, second: Callable | None) -> Callable | None:
+    """The intersection of two mask functions, either of which may be absent."""
+    if first is None or second is None:
+        return first or second
+    return lambda *indices: first(*indices) & second(*indices)
+
+
+def sinusoidal_embeddings(position_ids: torch.Tensor, d_model: int) -> torch.Tensor:
+    """Vaswani et al. 2017, §3.5: sine at even features, cosine at odd ones. `(batch, length)` → `(batch, length, d_model)`, fp32."""
+    exponents = torch.arange(0, d_model, 2, device=position_ids.device, dtype=torch.float32) / d_model
+    angles = position_ids[..., None].float() / 10000.0**exponents  # (batch, length, d_model / 2)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Su et al. 2021: cosines and sines, each of shape `(batch, 1, length, head_dim)`, fp32."""
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    angles = position_ids[:, None, :, None].float() / theta**exponents  # (batch, 1, length, head_dim / 2)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn feature i and i + head_dim / 2 of `states` (batch, heads, length, head_dim) by their angle."""
+    first, second = states.chunk(2, dim=-1)
+    turned = states.float() * cos + torch.cat((-second, first), dim=-1).float() * sin
+    return turned.to(states.dtype)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Press et al. 2021: the geometric sequence from 2^(-8/n); between powers of two, every other slope of the next one is added."""
+    closest = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / closest) for i in range(closest)]
+    if closest < heads:
+        slopes += alibi_slopes(2 * closest)[::2][: heads - closest]
+    return slopes
+
+
+def relative_buckets(distance: torch.Tensor, bidirectional: bool, buckets: int, max_distance: int) -> torch.Tensor:
+    """
+    T5's buckets (Raffel et al. 2019, §2.1; equal to `T5Attention._relative_position_bucket`): half of them one distance each, the
+    others logarithmically wider up to `max_distance`. `distance` is key position minus query position.
+    """
+    result = torch.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        result = (distance > 0).long() * buckets
+        distance = distance.abs()
+    else:
+        distance = -distance.clamp(max=0)
+    exact = buckets // 2
+    logarithmic = torch.log(distance.float() / exact) / math.log(max_distance / exact) * (buckets - exact)
+    far = (exact + logarithmic.clamp(min=0).long()).clamp(max=buckets - 1)
+    return result + torch.where(distance < exact, distance, far)
+
+
+class HftkLayerNorm(nn.LayerNorm):
+    """LayerNorm: each token by its own mean and variance. Takes and ignores the mask that [`HftkBatchNorm`] needs."""
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(hidden_states)
+
+
+class HftkRMSNorm(nn.RMSNorm):
+    """RMSNorm (Zhang & Sennrich 2019): each token by its own root mean square."""
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(hidden_states)
+
+
+class HftkBatchNorm(nn.BatchNorm1d):
+    """
+    BatchNorm: each feature by its mean and variance over the real tokens of the batch, running averages in eval. Equal to
+    `nn.BatchNorm1d` on the list of real tokens. In a decoder it leaks the future while it trains: the statistics include later tokens.
+    """
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            real = torch.ones_like(hidden_states[..., :1]) if token_mask is None else token_mask[..., None]
+            real = real.to(torch.float32)  # (batch, length, 1)
+            count = real.sum()
+            states = hidden_states.float()
+            mean = (states * real).sum(dim=(0, 1)) / count
+            variance = ((states - mean).square() * real).sum(dim=(0, 1)) / count
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+        normalised = (hidden_states.float() - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normalised.to(hidden_states.dtype)
+
+
+class HftkNoNorm(nn.Module):
+    """No normalisation, to see what it was good for."""
+
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return hidden_states
+
+
+def build_norm(config: HftkConfig) -> nn.Module:
+    """The normalisation that `config.norm_type` names, over `d_model` features."""
+    if config.norm_type == "layer_norm":
+        return HftkLayerNorm(config.d_model, eps=config.norm_eps, bias=config.use_bias)
+    if config.norm_type == "rms_norm":
+        return HftkRMSNorm(config.d_model, eps=config.norm_eps)
+    if config.norm_type == "batch_norm":
+        return HftkBatchNorm(config.d_model, eps=config.norm_eps)
+    return HftkNoNorm()
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: torch.Tensor | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(QKᵀ · scaling + position bias + mask) V, step by step; it alone returns the attention weights."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, heads, query_length, key_length)
+    if position_bias is not None:
+        scores = scores + position_bias
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class HftkAttention(nn.Module):
+    """
+    Multi-head attention (Vaswani et al. 2017, §3.2): of a sequence to itself, or of the decoder (Q) to the encoder's output (K, V).
+    """
+
+    def __init__(self, config: HftkConfig, heads: int, layer_idx: int, is_causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.head_dim or config.d_model // heads
+        self.scaling = self.head_dim**-0.5 if config.scale_attention else 1.0
+        width = heads * self.head_dim
+        self.q_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
+        self.k_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
+        self.v_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
+        self.out_proj = nn.Linear(width, config.d_model, bias=config.use_bias)
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, heads * head_dim) → (batch, heads, length, head_dim)"""
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        is_cross_attention = encoder_hidden_states is not None
+        query = self.split_heads(self.q_proj(hidden_states))
+        if is_cross_attention and past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
+            # the encoder's output does not change while the decoder generates
+            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            key, value = layer.keys, layer.values
+        else:
+            source = encoder_hidden_states if is_cross_attention else hidden_states
+            key, value = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+            if position_embeddings is not None:
+                key = rotate(key, *position_embeddings)
+            if past_key_values is not None:
+                cache = (
+                    past_key_values.cross_attention_cache
+                    if is_cross_attention
+                    else past_key_values.self_attention_cache
+                )
+                key, value = cache.update(key, value, self.layer_idx)
+                if is_cross_attention:
+                    past_key_values.is_updated[self.layer_idx] = True
+        if position_embeddings is not None:
+            query = rotate(query, *position_embeddings)
+
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            position_bias=position_bias,
+            **kwargs,
+        )
+        return self.out_proj(output.flatten(2)), weights
+
+
+class HftkFeedForward(nn.Module):
+    """W2 act(W1 x), or W2 (act(W1 x) ⊙ W3 x) when gated (Shazeer 2020)."""
+
+    def __init__(self, config: HftkConfig, ffn_dim: int):
+        super().__init__()
+        self.activation = ACT2FN[config.activation_function]
+        self.activation_dropout = config.activation_dropout
+        self.fc1 = nn.Linear(config.d_model, ffn_dim, bias=config.use_bias)
+        self.fc2 = nn.Linear(ffn_dim, config.d_model, bias=config.use_bias)
+        self.fc3 = nn.Linear(config.d_model, ffn_dim, bias=config.use_bias) if config.gated_feed_forward else None
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        inner = self.activation(self.fc1(hidden_states))
+        if self.fc3 is not None:
+            inner = inner * self.fc3(hidden_states)
+        return self.fc2(nn.functional.dropout(inner, p=self.activation_dropout, training=self.training))
+
+
+class HftkLayer(GradientCheckpointingLayer):
+    """What both stacks' layers share: how a block is joined to the stream of hidden states."""
+
+    def __init__(self, config: HftkConfig):
+        super().__init__()
+        self.pre_norm = config.norm_position == "pre"
+        self.residual = config.residual
+        self.dropout = config.dropout
+
+    def join(
+        self, hidden_states: torch.Tensor, norm: nn.Module, block: Callable, token_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """pre: x + block(norm(x)); post: norm(x + block(x)); without residual connections, the x in front falls away."""
+        output = block(norm(hidden_states, token_mask) if self.pre_norm else hidden_states)
+        output = nn.functional.dropout(output, p=self.dropout, training=self.training)
+        if self.residual:
+            output = hidden_states + output
+        return output if self.pre_norm else norm(output, token_mask)
+
+
+class HftkEncoderLayer(HftkLayer):
+    def __init__(self, config: HftkConfig, layer_idx: int):
+        super().__init__(config)
+        self.self_attn = HftkAttention(config, config.encoder_attention_heads, layer_idx)
+        self.self_attn_layer_norm = build_norm(config)
+        self.feed_forward = HftkFeedForward(config, config.encoder_ffn_dim)
+        self.final_layer_norm = build_norm(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_bias: torch.Tensor | None,  # positional, as whatever needs gradients must be for checkpointing
+        token_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        hidden_states = self.join(
+            hidden_states,
+            self.self_attn_layer_norm,
+            lambda x: self.self_attn(x, attention_mask, position_bias=position_bias, **kwargs)[0],
+            token_mask,
+        )
+        return self.join(hidden_states, self.final_layer_norm, self.feed_forward, token_mask)
+
+
+class HftkDecoderLayer(HftkLayer):
+    def __init__(self, config: HftkConfig, layer_idx: int):
+        super().__init__(config)
+        self.self_attn = HftkAttention(config, config.decoder_attention_heads, layer_idx, is_causal=True)
+        self.self_attn_layer_norm = build_norm(config)
+        self.encoder_attn = HftkAttention(config, config.decoder_attention_heads, layer_idx)
+        self.encoder_attn_layer_norm = build_norm(config)
+        self.feed_forward = HftkFeedForward(config, config.decoder_ffn_dim)
+        self.final_layer_norm = build_norm(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_bias: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        token_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        hidden_states = self.join(
+            hidden_states,
+            self.self_attn_layer_norm,
+            lambda x: self.self_attn(
+                x,
+                attention_mask,
+                position_bias=position_bias,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                **kwargs,
+            )[0],
+            token_mask,
+        )
+        hidden_states = self.join(
+            hidden_states,
+            self.encoder_attn_layer_norm,
+            lambda x: self.encoder_attn(
+                x, encoder_attention_mask, encoder_hidden_states, past_key_values=past_key_values, **kwargs
+            )[0],
+            token_mask,
+        )
+        return self.join(hidden_states, self.final_layer_norm, self.feed_forward, token_mask)
+
+
+class HftkPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, loading, and what transformers asks about the architecture."""
+
+    config_class = HftkConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HftkEncoderLayer", "HftkDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    # The objectives of which one must have trained the weights that a class loads; empty: any.
+    _needs_objective: tuple[str, ...] = ()
+
+    @property
+    def _supports_flash_attn(self) -> bool:
+        # flash kernels take no bias on the scores
+        return self.config.position_embedding_type not in ("relative", "alibi")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if (
+            isinstance(module, nn.Embedding)
+            and module.embedding_dim == self.config.d_model
+            and self.config.scale_lm_head
+        ):
+            # T5 divides before the head what it leaves large at the bottom
+            nn.init.normal_(module.weight)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        As in transformers, except that a class refuses weights whose part it needs was never trained.
+
+        Raises:
+            ValueError: in one line that names the objective that is missing.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        trained = model.config.trained_objectives
+        if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} was trained on {', '.join(trained)} alone; {cls.__name__} needs weights trained on "
+                f"{' or '.join(cls._needs_objective)}: continue with `hftk pretrain --model {pretrained_model_name_or_path} "
+                f"--objective.name {cls._needs_objective[0]}`, or load a class that was trained"
+            )
+        return loaded
+
+    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
+        if self.config.norm_type == "batch_norm":
+            raise ValueError(
+                "gradient checkpointing runs each layer twice, and norm_type='batch_norm' would count its statistics twice; turn one off"
+            )
+        super().activation_checkpointing_enable(*args, **kwargs)
+
+
+class HftkStack(HftkPreTrainedModel):
+    """What the encoder and the decoder share: embeddings and positions before the layers, a norm after them."""
+
+    def __init__(self, config: HftkConfig, heads: int, layers: list[nn.Module], bidirectional: bool):
+        super().__init__(config)
+        self.heads = heads
+        self.bidirectional = bidirectional
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        if config.position_embedding_type == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.d_model)
+        if config.position_embedding_type == "relative":
+            self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, heads)
+        self.layernorm_embedding = build_norm(config) if config.embedding_norm else HftkNoNorm()
+        self.layers = nn.ModuleList(layers)
+        self.layer_norm = build_norm(config) if config.final_norm else HftkNoNorm()
+        self.gradient_checkpointing = False
+
+    def embed(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(batch, length) ids → (batch, length, d_model), scaled as the configuration says."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                "give either input_ids or inputs_embeds (for a decoder: decoder_input_ids or decoder_inputs_embeds)"
+            )
+        if inputs_embeds is not None:
+            return inputs_embeds
+        embeds = self.embed_tokens(input_ids)
+        return embeds * math.sqrt(self.config.d_model) if self.config.scale_embedding else embeds
+
+    def enter(
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, token_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The hidden states that the first layer reads: embeddings plus absolute positions, normalised, dropped out."""
+        hidden_states = inputs_embeds
+        if self.config.position_embedding_type == "sinusoidal":
+            sinusoids = sinusoidal_embeddings(position_ids, self.config.d_model)
+            hidden_states = hidden_states + sinusoids.to(hidden_states.dtype)
+        elif self.config.position_embedding_type == "learned":
+            hidden_states = hidden_states + self.embed_positions(position_ids)
+        hidden_states = self.layernorm_embedding(hidden_states, token_mask)
+        return nn.functional.dropout(hidden_states, p=self.config.dropout, training=self.training)
+
+    def rotary(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Cosines and sines for `rotary` positions."""
+        if self.config.position_embedding_type != "rotary":
+            return None
+        head_dim = self.config.head_dim or self.config.d_model // self.heads
+        return rotary_embeddings(position_ids, head_dim, self.config.rope_theta)
+
+    def position_bias(self, hidden_states: torch.Tensor, past_length: int, key_length: int) -> torch.Tensor | None:
+        """
+        What `relative` and `alibi` add to the scores, (1, heads, query_length, key_length). It depends on distances alone, which
+        packing and padding leave as they are within a document, so indices serve for positions.
+        """
+        if self.config.position_embedding_type not in ("relative", "alibi"):
+            return None
+        device = hidden_states.device
+        queries = torch.arange(hidden_states.shape[1], device=device) + past_length
+        distance = torch.arange(key_length, device=device)[None, :] - queries[:, None]  # (query_length, key_length)
+        if self.config.position_embedding_type == "relative":
+            buckets = relative_buckets(
+                distance,
+                self.bidirectional,
+                self.config.relative_attention_num_buckets,
+                self.config.relative_attention_max_distance,
+            )
+            bias = self.relative_attention_bias(buckets).permute(2, 0, 1)[None]
+        else:
+            slopes = torch.tensor(alibi_slopes(self.heads), device=device)
+            bias = -slopes[None, :, None, None] * distance.abs()[None, None]
+        if self.config._attn_implementation == "flex_attention":  # it indexes the batch
+            bias = bias.expand(hidden_states.shape[0], -1, -1, -1)
+        return bias.to(hidden_states.dtype)
+
+    def documents(self, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Document numbers of a packed row (one whose `position_ids` the caller gave), refused where they would be ignored."""
+        if position_ids is None:
+            return None
+        if "flash" in self.config._attn_implementation:
+            raise ValueError(
+                "flash attention would let packed documents see each other; use attn_implementation='sdpa'"
+            )
+        if self.config.norm_type == "batch_norm":
+            raise ValueError(
+                "norm_type='batch_norm' would mix the statistics of packed documents; give one document a row"
+            )
+        return document_ids(position_ids, attention_mask)
+
+
+class HftkEncoder(HftkStack):
+    """
+    The encoder: each token attends to every token of its document (within `config.attention_window`, if set).
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    _can_record_outputs = {"hidden_states": HftkEncoderLayer, "attentions": HftkAttention}
+
+    def __init__(self, config: HftkConfig):
+        layers = [HftkEncoderLayer(config, layer_idx) for layer_idx in range(config.encoder_layers)]
+        super().__init__(config, config.encoder_attention_heads, layers, bidirectional=True)
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for real tokens, 0 for padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Only for packed rows: positions that restart at 0 with each document; documents do not see each other.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, d_model)`, *optional*): instead of ids.
+        """
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        documents = self.documents(position_ids, attention_mask)
+        window = self.config.attention_window
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            and_mask_function=both_masks(
+                None if window is None else sliding_window_bidirectional_overlay(window),
+                None if documents is None else same_document(documents, documents),
+            ),
+        )
+        if position_ids is None:
+            position_ids = positions_from_mask(attention_mask, 0, inputs_embeds.shape[1], inputs_embeds.device)
+        token_mask = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
+
+        hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
+        position_bias = self.position_bias(hidden_states, 0, hidden_states.shape[1])
+        rotary = self.rotary(position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states, mask, position_bias, token_mask=token_mask, position_embeddings=rotary, **kwargs
+            )
+        return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states, token_mask))
+
+
+class HftkDecoder(HftkStack):
+    """
+    The decoder: each token attends to itself and those before it in its document, and to the encoder's output for that document.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    _can_record_outputs = {
+        "hidden_states": HftkDecoderLayer,
+        "attentions": OutputRecorder(HftkAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(HftkAttention, index=1, layer_name="encoder_attn"),
+    }
+
+    def __init__(self, config: HftkConfig):
+        layers = [HftkDecoderLayer(config, layer_idx) for layer_idx in range(config.decoder_layers)]
+        super().__init__(config, config.decoder_attention_heads, layers, bidirectional=False)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_position_ids: torch.LongTensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): the decoder's input ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, past_length + target_length)`, *optional*): 1 real, 0 padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
+                For packed rows (without a cache): positions that restart at 0 with each document's target.
+            encoder_hidden_states (`torch.FloatTensor` of shape `(batch_size, source_length, d_model)`): the encoder's output.
+            encoder_attention_mask (`torch.Tensor` of shape `(batch_size, source_length)`, *optional*): 1 real, 0 padding.
+            encoder_position_ids (`torch.LongTensor` of shape `(batch_size, source_length)`, *optional*):
+                For packed rows: the encoder's positions; the i-th document of the target sees the i-th of the source.
+            past_key_values ([`EncoderDecoderCache`], *optional*): keys and values of the tokens before.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, target_length, d_model)`, *optional*): instead of ids.
+            use_cache (`bool`, *optional*): return `past_key_values`; by default `config.use_cache`.
+        """
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        length, device = inputs_embeds.shape[1], inputs_embeds.device
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        cache = None if past_key_values is None else past_key_values.self_attention_cache
+        past_length = 0 if cache is None else cache.get_seq_length()
+        if isinstance(past_length, torch.Tensor):
+            past_length = past_length.clone()  # a static cache counts on in this very tensor
+        key_length = length if cache is None else cache.get_mask_sizes(length, 0)[0]
+
+        documents = self.documents(position_ids, attention_mask) if cache is None else None
+        source_documents = (
+            self.documents(encoder_position_ids, encoder_attention_mask) if documents is not None else None
+        )
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            and_mask_function=None if documents is None else same_document(documents, documents),
+        )
+        cross_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            and_mask_function=None if source_documents is None else same_document(documents, source_documents),
+        )
+        token_mask = None
+        if attention_mask is not None and attention_mask.dim() == 2:
+            token_mask = attention_mask[:, -length:]
+        if position_ids is None:
+            position_ids = positions_from_mask(attention_mask, past_length, length, device)
+
+        hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
+        position_bias = self.position_bias(hidden_states, past_length, key_length)
+        rotary = self.rotary(position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                mask,
+                position_bias,
+                encoder_hidden_states,
+                encoder_attention_mask=cross_mask,
+                position_embeddings=rotary,
+                past_key_values=past_key_values,
+                token_mask=token_mask,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.layer_norm(hidden_states, token_mask), past_key_values=past_key_values
+        )
+
+
+class HftkEncoderBase(HftkPreTrainedModel):
+    """Shared embedding and encoder, under the parameter names that every class has; a class built on it adds its head."""
+
+    _tied_weights_keys = {"encoder.embed_tokens.weight": "shared.weight"}
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = HftkEncoder(config)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.shared
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.shared = value
+        self.encoder.embed_tokens = value
+
+
+class HftkEncoderModel(HftkEncoderBase):
+    """
+    The encoder alone.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def forward(self, **kwargs) -> BaseModelOutput:
+        """Everything goes to [`HftkEncoder`], whose outputs come back."""
+        return self.encoder(**kwargs)
+
+
+class HftkEncoderDecoderBase(HftkPreTrainedModel):
+    """Shared embedding, encoder and decoder; a class built on it adds its head."""
+
+    _needs_objective = ("span_corruption", "infilling")
+    _tied_weights_keys = {
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+    }
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = HftkEncoder(config)
+        self.decoder = HftkDecoder(config)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.shared
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.shared = value
+        self.encoder.embed_tokens = value
+        self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqModelOutput:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: for [`HftkEncoder`].
+            decoder_input_ids, decoder_attention_mask, decoder_position_ids, decoder_inputs_embeds, past_key_values, use_cache:
+                for [`HftkDecoder`].
+            encoder_outputs ([`BaseModelOutput`] or `tuple`, *optional*): the encoder's output, if it has run already.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                **kwargs,
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            encoder_position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class HftkModel(HftkEncoderDecoderBase):
+    """
+    Encoder and decoder without a head.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.post_init()
+
+
+class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
+    """
+    Encoder and decoder with the language modelling head, tied to the embeddings: denoising, translation, dialogue.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    _tied_weights_keys = {**HftkEncoderDecoderBase._tied_weights_keys, "lm_head.weight": "shared.weight"}
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, d_model) → (batch, length, vocab_size)"""
+        return self.lm_head(hidden_states * self.config.d_model**-0.5 if self.config.scale_lm_head else hidden_states)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
+                Targets, -100 where there is none. Without `decoder_input_ids` they are shifted right behind the start symbol.
+            num_items_in_batch (`int`, *optional*): the sum of the losses is divided by it, instead of by the number of labels.
+            others: as in [`HftkModel`].
+        """
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_position_ids)
+        outputs: Seq2SeqModelOutput = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.lm_logits(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = ForMaskedLMLoss(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )
+
+    def prepare_decoder_input_ids_from_labels(
+        self, labels: torch.Tensor, decoder_position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return shift_tokens_right(
+            labels, self.config.pad_token_id, self.config.decoder_start_token_id, decoder_position_ids
+        )
+
+
+class HftkForMaskedLM(HftkEncoderBase):
+    """
+    The encoder with the language modelling head, tied to the embeddings.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    _needs_objective = ("masked_lm",)
+    _tied_weights_keys = {**HftkEncoderBase._tied_weights_keys, "lm_head.weight": "shared.weight"}
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    lm_logits = HftkForConditionalGeneration.lm_logits
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> MaskedLMOutput:
+        """
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): the masked tokens, -100 elsewhere.
+            num_items_in_batch (`int`, *optional*): the sum of the losses is divided by it, instead of by the number of labels.
+            others: as in [`HftkEncoder`].
+        """
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.lm_logits(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = ForMaskedLMLoss(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class HftkForPreTraining(HftkForConditionalGeneration):
+    """
+    What a mixture of objectives trains: a batch with `decoder_position_ids` or `decoder_input_ids` is denoised through both stacks,
+    one without is a masked language model of the encoder alone.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    _needs_objective = ()
+
+    @can_return_tuple
+    def forward(self, **kwargs) -> Seq2SeqLMOutput | MaskedLMOutput:
+        """Arguments and outputs are those of [`HftkForConditionalGeneration`] or of [`HftkForMaskedLM`]."""
+        if kwargs.get("decoder_position_ids") is None and kwargs.get("decoder_input_ids") is None:
+            return HftkForMaskedLM.forward(self, **kwargs)
+        return super().forward(**kwargs)
+
+
+class HftkForSequenceClassification(HftkEncoderBase):
+    """
+    The encoder with a linear layer over the pooled tokens (`config.classifier_pooling`): one label, several, or a number for a text.
+
+    Args:
+        config ([`HftkConfig`]): the architecture, with `num_labels` and, if it cannot be told from the labels, `problem_type`.
+    """
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size,)`, or floats `(batch_size, num_labels)` for several labels, *optional*)
+            others: as in [`HftkEncoder`].
+        """
+        outputs = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        )
+        states = outputs.last_hidden_state
+        if attention_mask is None:
+            attention_mask = torch.ones(states.shape[:2], device=states.device)
+        if self.config.classifier_pooling == "first":
+            first = attention_mask.to(torch.int32).argmax(dim=-1)  # (batch,): behind padding on the left
+            pooled = states[torch.arange(states.shape[0], device=states.device), first]
+        else:
+            real = attention_mask[..., None].to(states.dtype)
+            pooled = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        pooled = nn.functional.dropout(pooled, p=self.config.classifier_dropout, training=self.training)
+        logits = self.classifier(pooled)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class HftkForTokenClassification(HftkEncoderBase):
+    """
+    The encoder with a linear layer over every token.
+
+    Args:
+        config ([`HftkConfig`]): the architecture, with `num_labels`.
+    """
+
+    def __init__(self, config: HftkConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): -100 where there is none.
+            others: as in [`HftkEncoder`].
+        """
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        states = nn.functional.dropout(
+            outputs.last_hidden_state, p=self.config.classifier_dropout, training=self.training
+        )
+        logits = self.classifier(states)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = [
+    "HftkPreTrainedModel",
+    "HftkEncoderModel",
+    "HftkModel",
+    "HftkForConditionalGeneration",
+    "HftkForMaskedLM",
+    "HftkForPreTraining",
+    "HftkForSequenceClassification",
+    "HftkForTokenClassification",
+]
