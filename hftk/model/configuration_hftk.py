@@ -80,7 +80,8 @@ class HftkConfig(PreTrainedConfig):
             Longest sequence; a table of this size is learned when `position_embedding_type="learned"`.
         norm_type (`str`, defaults to `"rms_norm"`):
             `layer_norm`, `rms_norm`, `batch_norm` or `none`. `batch_norm` takes its statistics over the real tokens of
-            the batch in training and running averages in eval; in a decoder the statistics of a batch let each token see
+            the batch in training and running averages in eval; in a decoder the statistics of a batch let each token
+            see
             later ones while it trains, one reason why Transformers normalise each token by itself.
         norm_position (`str`, defaults to `"pre"`):
             `pre`: x + f(norm(x)); `post`: norm(x + f(x)).
@@ -93,9 +94,11 @@ class HftkConfig(PreTrainedConfig):
         residual (`bool`, defaults to `True`):
             Whether x goes round each block. Without, x + f(x) becomes f(x).
         position_embedding_type (`str`, defaults to `"rotary"`):
-            `sinusoidal` (Vaswani et al. 2017, §3.5), `learned`, `relative` (T5's buckets, shared by all layers of a stack),
+            `sinusoidal` (Vaswani et al. 2017, §3.5), `learned`, `relative` (T5's buckets, shared by all layers of a
+            stack),
             `rotary` (Su et al. 2021), `alibi` (Press et al. 2021; symmetric in the encoder) or `none`.
-        relative_attention_num_buckets (`int`, defaults to 32), relative_attention_max_distance (`int`, defaults to 128):
+        relative_attention_num_buckets (`int`, defaults to 32), relative_attention_max_distance (`int`, defaults to
+        128):
             For `relative`.
         rope_theta (`float`, defaults to 10000.0):
             For `rotary`: base of the wavelengths.
@@ -114,13 +117,15 @@ class HftkConfig(PreTrainedConfig):
         scale_lm_head (`bool`, defaults to `False`):
             Multiply the last hidden states by d_model ** -0.5 before the tied head (T5 1.0).
         dropout, attention_dropout, activation_dropout, classifier_dropout (`float`, default to 0.0):
-            On each block's output and the embeddings, on attention weights, inside the feed-forward, before a classifier.
+            On each block's output and the embeddings, on attention weights, inside the feed-forward, before a
+            classifier.
         classifier_pooling (`str`, defaults to `"mean"`):
             What a sequence classifier reads: the `mean` over real tokens, or the `first` token.
         init_std (`float`, defaults to 0.02):
             Standard deviation of initial weights.
         trained_objectives (`list[str]`, *optional*):
-            Written by pretraining: the objectives that the weights were trained on. A class whose part was never trained
+            Written by pretraining: the objectives that the weights were trained on. A class whose part was never
+            trained
             (the decoder after `masked_lm` alone) then refuses to load.
 
     Raises:

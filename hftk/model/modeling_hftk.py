@@ -1,7 +1,7 @@
 """A Transformer encoder-decoder whose every architectural choice is a field of [`HftkConfig`], and its heads."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -59,8 +59,13 @@ def shift_tokens_right(
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
-def positions_from_mask(attention_mask: torch.Tensor | None, past_length: int, length: int, device) -> torch.Tensor:
-    """Positions of `length` tokens after `past_length`; 0 at the first real token, so that padding on the left changes nothing."""
+def positions_from_mask(
+    attention_mask: torch.Tensor | None, past_length: int | torch.Tensor, length: int, device: torch.device
+) -> torch.Tensor:
+    """
+    Positions of `length` tokens after `past_length`; 0 at the first real token, so that padding on the left changes
+    nothing.
+    """
     positions = torch.arange(length, device=device)[None] + past_length  # (1, length)
     if attention_mask is None or attention_mask.dim() != 2:
         return positions
@@ -69,7 +74,10 @@ def positions_from_mask(attention_mask: torch.Tensor | None, past_length: int, l
 
 
 def document_ids(position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Number of the document (from 1) that each token of a packed row belongs to: one starts wherever a real token has position 0."""
+    """
+    Number of the document (from 1) that each token of a packed row belongs to: one starts wherever a real token has
+    position 0.
+    """
     starts = position_ids == 0
     if attention_mask is not None:
         starts = starts & attention_mask.bool()
@@ -93,7 +101,10 @@ def both_masks(first: Callable | None, second: Callable | None) -> Callable | No
 
 
 def sinusoidal_embeddings(position_ids: torch.Tensor, d_model: int) -> torch.Tensor:
-    """Vaswani et al. 2017, §3.5: sine at even features, cosine at odd ones. `(batch, length)` → `(batch, length, d_model)`, fp32."""
+    """
+    Vaswani et al. 2017, §3.5: sine at even features, cosine at odd ones. `(batch, length)` → `(batch, length,
+    d_model)`, fp32.
+    """
     exponents = torch.arange(0, d_model, 2, device=position_ids.device, dtype=torch.float32) / d_model
     angles = position_ids[..., None].float() / 10000.0**exponents  # (batch, length, d_model / 2)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
@@ -115,7 +126,10 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Press et al. 2021: the geometric sequence from 2^(-8/n); between powers of two, every other slope of the next one is added."""
+    """
+    Press et al. 2021: the geometric sequence from 2^(-8/n); between powers of two, every other slope of the next one is
+    added.
+    """
     closest = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / closest) for i in range(closest)]
     if closest < heads:
@@ -125,7 +139,8 @@ def alibi_slopes(heads: int) -> list[float]:
 
 def relative_buckets(distance: torch.Tensor, bidirectional: bool, buckets: int, max_distance: int) -> torch.Tensor:
     """
-    T5's buckets (Raffel et al. 2019, §2.1; equal to `T5Attention._relative_position_bucket`): half of them one distance each, the
+    T5's buckets (Raffel et al. 2019, §2.1; equal to `T5Attention._relative_position_bucket`): half of them one distance
+    each, the
     others logarithmically wider up to `max_distance`. `distance` is key position minus query position.
     """
     result = torch.zeros_like(distance)
@@ -157,13 +172,16 @@ class HftkRMSNorm(nn.RMSNorm):
 
 class HftkBatchNorm(nn.BatchNorm1d):
     """
-    BatchNorm: each feature by its mean and variance over the real tokens of the batch, running averages in eval. Equal to
-    `nn.BatchNorm1d` on the list of real tokens. In a decoder it leaks the future while it trains: the statistics include later tokens.
+    BatchNorm: each feature by its mean and variance over the real tokens of the batch, running averages in eval. Equal
+    to
+    `nn.BatchNorm1d` on the list of real tokens. In a decoder it leaks the future while it trains: the statistics
+    include later tokens.
     """
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        mean, variance = self.running_mean, self.running_var
-        if self.training:
+        if not self.training:
+            mean, variance = self.running_mean, self.running_var
+        else:
             real = torch.ones_like(hidden_states[..., :1]) if token_mask is None else token_mask[..., None]
             real = real.to(torch.float32)  # (batch, length, 1)
             count = real.sum()
@@ -220,7 +238,8 @@ def eager_attention_forward(
 
 class HftkAttention(nn.Module):
     """
-    Multi-head attention (Vaswani et al. 2017, §3.2): of a sequence to itself, or of the decoder (Q) to the encoder's output (K, V).
+    Multi-head attention (Vaswani et al. 2017, §3.2): of a sequence to itself, or of the decoder (Q) to the encoder's
+    output (K, V).
     """
 
     def __init__(self, config: HftkConfig, heads: int, layer_idx: int, is_causal: bool = False):
@@ -320,7 +339,9 @@ class HftkLayer(GradientCheckpointingLayer):
     def join(
         self, hidden_states: torch.Tensor, norm: nn.Module, block: Callable, token_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """pre: x + block(norm(x)); post: norm(x + block(x)); without residual connections, the x in front falls away."""
+        """
+        pre: x + block(norm(x)); post: norm(x + block(x)); without residual connections, the x in front falls away.
+        """
         output = block(norm(hidden_states, token_mask) if self.pre_norm else hidden_states)
         output = nn.functional.dropout(output, p=self.dropout, training=self.training)
         if self.residual:
@@ -442,16 +463,17 @@ class HftkPreTrainedModel(PreTrainedModel):
         trained = model.config.trained_objectives
         if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
             raise ValueError(
-                f"{pretrained_model_name_or_path} was trained on {', '.join(trained)} alone; {cls.__name__} needs weights trained on "
-                f"{' or '.join(cls._needs_objective)}: continue with `hftk pretrain --model {pretrained_model_name_or_path} "
-                f"--objective.name {cls._needs_objective[0]}`, or load a class that was trained"
+                f"{pretrained_model_name_or_path} was trained on {', '.join(trained)} alone; {cls.__name__} needs "
+                f"weights trained on {' or '.join(cls._needs_objective)}: continue with `hftk pretrain RECIPE "
+                f"--model {pretrained_model_name_or_path} --objective.name {cls._needs_objective[0]}`"
             )
         return loaded
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         if self.config.norm_type == "batch_norm":
             raise ValueError(
-                "gradient checkpointing runs each layer twice, and norm_type='batch_norm' would count its statistics twice; turn one off"
+                "gradient checkpointing runs each layer twice, and norm_type='batch_norm' would count its statistics "
+                "twice; turn one off"
             )
         super().activation_checkpointing_enable(*args, **kwargs)
 
@@ -459,7 +481,7 @@ class HftkPreTrainedModel(PreTrainedModel):
 class HftkStack(HftkPreTrainedModel):
     """What the encoder and the decoder share: embeddings and positions before the layers, a norm after them."""
 
-    def __init__(self, config: HftkConfig, heads: int, layers: list[nn.Module], bidirectional: bool):
+    def __init__(self, config: HftkConfig, heads: int, layers: Sequence[nn.Module], bidirectional: bool):
         super().__init__(config)
         self.heads = heads
         self.bidirectional = bidirectional
@@ -508,9 +530,12 @@ class HftkStack(HftkPreTrainedModel):
         head_dim = self.config.head_dim or self.config.d_model // self.heads
         return rotary_embeddings(position_ids, head_dim, self.config.rope_theta)
 
-    def position_bias(self, hidden_states: torch.Tensor, past_length: int, key_length: int) -> torch.Tensor | None:
+    def position_bias(
+        self, hidden_states: torch.Tensor, past_length: int | torch.Tensor, key_length: int
+    ) -> torch.Tensor | None:
         """
-        What `relative` and `alibi` add to the scores, (1, heads, query_length, key_length). It depends on distances alone, which
+        What `relative` and `alibi` add to the scores, (1, heads, query_length, key_length). It depends on distances
+        alone, which
         packing and padding leave as they are within a document, so indices serve for positions.
         """
         if self.config.position_embedding_type not in ("relative", "alibi"):
@@ -534,7 +559,10 @@ class HftkStack(HftkPreTrainedModel):
         return bias.to(hidden_states.dtype)
 
     def documents(self, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Document numbers of a packed row (one whose `position_ids` the caller gave), refused where they would be ignored."""
+        """
+        Document numbers of a packed row (one whose `position_ids` the caller gave), refused where they would be
+        ignored.
+        """
         if position_ids is None:
             return None
         if "flash" in self.config._attn_implementation:
@@ -566,19 +594,21 @@ class HftkEncoder(HftkStack):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): token ids.
-            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for real tokens, 0 for padding.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for real tokens, 0 for padding.
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Only for packed rows: positions that restart at 0 with each document; documents do not see each other.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, d_model)`, *optional*): instead of ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, d_model)`, *optional*):
+                instead of ids.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         documents = self.documents(position_ids, attention_mask)
@@ -608,7 +638,8 @@ class HftkEncoder(HftkStack):
 
 class HftkDecoder(HftkStack):
     """
-    The decoder: each token attends to itself and those before it in its document, and to the encoder's output for that document.
+    The decoder: each token attends to itself and those before it in its document, and to the encoder's output for that
+    document.
 
     Args:
         config ([`HftkConfig`]): the architecture.
@@ -629,29 +660,33 @@ class HftkDecoder(HftkStack):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        encoder_hidden_states: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        encoder_position_ids: torch.LongTensor | None = None,
+        encoder_position_ids: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): the decoder's input ids.
-            attention_mask (`torch.Tensor` of shape `(batch_size, past_length + target_length)`, *optional*): 1 real, 0 padding.
+            attention_mask (`torch.Tensor` of shape `(batch_size, past_length + target_length)`, *optional*):
+                1 real, 0 padding.
             position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
                 For packed rows (without a cache): positions that restart at 0 with each document's target.
-            encoder_hidden_states (`torch.FloatTensor` of shape `(batch_size, source_length, d_model)`): the encoder's output.
-            encoder_attention_mask (`torch.Tensor` of shape `(batch_size, source_length)`, *optional*): 1 real, 0 padding.
+            encoder_hidden_states (`torch.FloatTensor` of shape `(batch_size, source_length, d_model)`):
+                the encoder's output.
+            encoder_attention_mask (`torch.Tensor` of shape `(batch_size, source_length)`, *optional*):
+                1 real, 0 padding.
             encoder_position_ids (`torch.LongTensor` of shape `(batch_size, source_length)`, *optional*):
                 For packed rows: the encoder's positions; the i-th document of the target sees the i-th of the source.
             past_key_values ([`EncoderDecoderCache`], *optional*): keys and values of the tokens before.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, target_length, d_model)`, *optional*): instead of ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, target_length, d_model)`, *optional*):
+                instead of ids.
             use_cache (`bool`, *optional*): return `past_key_values`; by default `config.use_cache`.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
@@ -664,23 +699,24 @@ class HftkDecoder(HftkStack):
             past_length = past_length.clone()  # a static cache counts on in this very tensor
         key_length = length if cache is None else cache.get_mask_sizes(length, 0)[0]
 
-        documents = self.documents(position_ids, attention_mask) if cache is None else None
-        source_documents = (
-            self.documents(encoder_position_ids, encoder_attention_mask) if documents is not None else None
-        )
+        in_document = in_source = None
+        if cache is None and (documents := self.documents(position_ids, attention_mask)) is not None:
+            in_document = same_document(documents, documents)
+            if (sources := self.documents(encoder_position_ids, encoder_attention_mask)) is not None:
+                in_source = same_document(documents, sources)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=cache,
-            and_mask_function=None if documents is None else same_document(documents, documents),
+            and_mask_function=in_document,
         )
         cross_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
-            and_mask_function=None if source_documents is None else same_document(documents, source_documents),
+            and_mask_function=in_source,
         )
         token_mask = None
         if attention_mask is not None and attention_mask.dim() == 2:
@@ -709,7 +745,9 @@ class HftkDecoder(HftkStack):
 
 
 class HftkEncoderBase(HftkPreTrainedModel):
-    """Shared embedding and encoder, under the parameter names that every class has; a class built on it adds its head."""
+    """
+    Shared embedding and encoder, under the parameter names that every class has; a class built on it adds its head.
+    """
 
     _tied_weights_keys = {"encoder.embed_tokens.weight": "shared.weight"}
 
@@ -746,7 +784,7 @@ class HftkEncoderModel(HftkEncoderBase):
 class HftkEncoderDecoderBase(HftkPreTrainedModel):
     """Shared embedding, encoder and decoder; a class built on it adds its head."""
 
-    _needs_objective = ("span_corruption", "infilling")
+    _needs_objective: tuple[str, ...] = ("span_corruption", "infilling")
     _tied_weights_keys = {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
@@ -769,25 +807,26 @@ class HftkEncoderDecoderBase(HftkPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.LongTensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> Seq2SeqModelOutput:
         """
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds: for [`HftkEncoder`].
-            decoder_input_ids, decoder_attention_mask, decoder_position_ids, decoder_inputs_embeds, past_key_values, use_cache:
+            decoder_input_ids, decoder_attention_mask, decoder_position_ids, decoder_inputs_embeds, past_key_values,
+            use_cache:
                 for [`HftkDecoder`].
-            encoder_outputs ([`BaseModelOutput`] or `tuple`, *optional*): the encoder's output, if it has run already.
+            encoder_outputs ([`BaseModelOutput`], *optional*): the encoder's output, if it has run already.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -858,26 +897,28 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.LongTensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        decoder_inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
-                Targets, -100 where there is none. Without `decoder_input_ids` they are shifted right behind the start symbol.
-            num_items_in_batch (`int`, *optional*): the sum of the losses is divided by it, instead of by the number of labels.
+                Targets, -100 where there is none. Without `decoder_input_ids` they are shifted right behind the start
+                symbol.
+            num_items_in_batch (`int`, *optional*):
+                the sum of the losses is divided by it, instead of by the number of labels.
             others: as in [`HftkModel`].
         """
         if labels is not None:
@@ -944,18 +985,20 @@ class HftkForMaskedLM(HftkEncoderBase):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """
         Args:
-            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): the masked tokens, -100 elsewhere.
-            num_items_in_batch (`int`, *optional*): the sum of the losses is divided by it, instead of by the number of labels.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                the masked tokens, -100 elsewhere.
+            num_items_in_batch (`int`, *optional*):
+                the sum of the losses is divided by it, instead of by the number of labels.
             others: as in [`HftkEncoder`].
         """
         outputs = self.encoder(
@@ -976,7 +1019,8 @@ class HftkForMaskedLM(HftkEncoderBase):
 
 class HftkForPreTraining(HftkForConditionalGeneration):
     """
-    What a mixture of objectives trains: a batch with `decoder_position_ids` or `decoder_input_ids` is denoised through both stacks,
+    What a mixture of objectives trains: a batch with `decoder_position_ids` or `decoder_input_ids` is denoised through
+    both stacks,
     one without is a masked language model of the encoder alone.
 
     Args:
@@ -995,10 +1039,12 @@ class HftkForPreTraining(HftkForConditionalGeneration):
 
 class HftkForSequenceClassification(HftkEncoderBase):
     """
-    The encoder with a linear layer over the pooled tokens (`config.classifier_pooling`): one label, several, or a number for a text.
+    The encoder with a linear layer over the pooled tokens (`config.classifier_pooling`):
+        one label, several, or a number for a text.
 
     Args:
-        config ([`HftkConfig`]): the architecture, with `num_labels` and, if it cannot be told from the labels, `problem_type`.
+        config ([`HftkConfig`]):
+            the architecture, with `num_labels` and, if it cannot be told from the labels, `problem_type`.
     """
 
     def __init__(self, config: HftkConfig):
@@ -1010,15 +1056,16 @@ class HftkForSequenceClassification(HftkEncoderBase):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutput:
         """
         Args:
-            labels (`torch.LongTensor` of shape `(batch_size,)`, or floats `(batch_size, num_labels)` for several labels, *optional*)
+            labels (`torch.LongTensor` of shape `(batch_size,)`, or floats `(batch_size, num_labels)` for several
+            labels, *optional*)
             others: as in [`HftkEncoder`].
         """
         outputs = self.encoder(
@@ -1060,11 +1107,11 @@ class HftkForTokenClassification(HftkEncoderBase):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         **kwargs,
     ) -> TokenClassifierOutput:
         """

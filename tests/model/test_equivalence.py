@@ -9,7 +9,9 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 
 from hftk import HftkForConditionalGeneration
 
-TOLERANCE = {"rtol": 0, "atol": 2e-5}
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
 
 
 def rename(name: str, rules: list[tuple[str, str]]) -> str:
@@ -50,11 +52,11 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def assert_equal_outputs(ours, theirs) -> None:
-    torch.testing.assert_close(ours.logits, theirs.logits, **TOLERANCE)
+    assert_close(ours.logits, theirs.logits)
     for kind in ("encoder_hidden_states", "decoder_hidden_states"):
         assert len(getattr(ours, kind)) == len(getattr(theirs, kind))
         for mine, other in zip(getattr(ours, kind), getattr(theirs, kind), strict=True):
-            torch.testing.assert_close(mine, other, **TOLERANCE)
+            assert_close(mine, other)
 
 
 BART_RULES = [(r"^model\.", ""), (r"\.(fc[12])\.", r".feed_forward.\1.")]
@@ -64,9 +66,9 @@ BART_RULES = [(r"^model\.", ""), (r"\.(fc[12])\.", r".feed_forward.\1.")]
 def test_bart_preset_equals_bart(build, attention):
     bart = BartForConditionalGeneration(
         BartConfig(
-            vocab_size=97, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=2,
-            encoder_ffn_dim=48, decoder_ffn_dim=40, max_position_embeddings=40, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-            decoder_start_token_id=1, forced_eos_token_id=None,
+            vocab_size=97, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4,
+            decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=40, max_position_embeddings=40,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None,
         )
     ).eval()  # fmt: skip
     state = {}
@@ -175,7 +177,8 @@ def test_vanilla_preset_equals_torch_transformer(build, attention):
     with torch.no_grad():
         outputs = ours(**inputs, output_hidden_states=True)
     encoder_states, decoder_states = [embed(inputs["input_ids"])], [embed(inputs["decoder_input_ids"])]
-    # layer by layer and with gradients on: otherwise torch takes a fused path that zeroes padding and shows no hidden states
+    # layer by layer and with gradients on: otherwise torch takes a fused path that zeroes padding and shows no hidden
+    # states
     for layer in reference.encoder.layers:
         encoder_states.append(layer(encoder_states[-1], src_key_padding_mask=padding))
     encoder_states[-1] = reference.encoder.norm(encoder_states[-1])
@@ -191,8 +194,8 @@ def test_vanilla_preset_equals_torch_transformer(build, attention):
         src_key_padding_mask=padding,
         memory_key_padding_mask=padding,
     )
-    torch.testing.assert_close(outputs.logits, whole @ embedding.T, **TOLERANCE)
+    assert_close(outputs.logits, whole @ embedding.T)
     for mine, other in zip(outputs.encoder_hidden_states, encoder_states, strict=True):
-        torch.testing.assert_close(mine, other, **TOLERANCE)
+        assert_close(mine, other)
     for mine, other in zip(outputs.decoder_hidden_states, decoder_states, strict=True):
-        torch.testing.assert_close(mine, other, **TOLERANCE)
+        assert_close(mine, other)

@@ -1,0 +1,174 @@
+"""
+The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
+
+Exit status: 0 when what was asked was done, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from typing import Any, NoReturn
+
+from hftk.errors import UsageError
+from hftk.recipe_files import copy_recipe, find_recipe, list_recipes
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Args:
+        arguments (`list[str]`, *optional*):
+            By default those of the process.
+
+    Returns:
+        `int`: the exit status.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        options, overrides = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
+        if overrides and not options.takes_recipe:
+            raise UsageError(f"unrecognized arguments: {' '.join(overrides)}; see hftk {options.command} --help")
+        options.run(options, overrides)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough: `hftk recipes ls | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UsageError as error:
+        if debug:
+            raise
+        return _fail(str(error))
+    except OSError as error:
+        if debug or error.errno not in NOT_WRITABLE:
+            raise
+        return _fail(f"{os.strerror(error.errno)}: {error.filename or 'cannot write any further'}")
+
+
+def _fail(message: str) -> int:
+    print("hftk:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def quickstart(options: argparse.Namespace, overrides: list[str]) -> None:
+    """The whole story on real text, in minutes, without a network."""
+    from hftk.quickstart import quickstart
+
+    quickstart(options.output)
+
+
+def tokenizer(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Train the tokenizer of a pretraining recipe."""
+    from hftk.pretrain import make_tokenizer
+
+    make_tokenizer(_load(options, overrides))
+
+
+def pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Raw text to a checkpoint."""
+    from hftk.pretrain import pretrain
+
+    pretrain(_load(options, overrides), resume=options.resume)
+
+
+def finetune(options: argparse.Namespace, overrides: list[str]) -> None:
+    """A checkpoint and labelled text to a task model."""
+    from hftk.finetune import finetune
+
+    finetune(_load(options, overrides))
+
+
+def predict(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Rows of JSON in, the same rows with a task model's predictions out."""
+    from hftk.predict import predict
+
+    predict(options.directory, options.input, options.output)
+
+
+def recipes_ls(options: argparse.Namespace, overrides: list[str]) -> None:
+    """List the recipes that hftk carries."""
+    for name, comment in list_recipes():
+        print(f"{name:24} {comment}")
+
+
+def recipes_cp(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Copy one of them, to change it."""
+    copy_recipe(options.name, options.file)
+
+
+def _load(options: argparse.Namespace, overrides: list[str]) -> Any:
+    from hftk.recipe import load_recipe
+
+    return load_recipe(find_recipe(options.recipe), overrides, _recipe_class(options.command))
+
+
+def _recipe_class(command: str) -> type:
+    if command == "finetune":
+        from hftk.finetune import FinetuneRecipe
+
+        return FinetuneRecipe
+    from hftk.recipe import PretrainRecipe
+
+    return PretrainRecipe
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+class _RecipeHelp(argparse.Action):
+    """Prints the help of a command and of all the keys of its recipe."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        from hftk.recipe import recipe_parser
+
+        print(parser.format_help())
+        print(recipe_parser(_recipe_class(parser.prog.split()[-1])).format_help())
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hftk", allow_abbrev=False, description="Pretrain a Transformer, fine-tune it, use it.")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        run: Any, to: Any = commands, name: str | None = None, takes_recipe: bool = False
+    ) -> argparse.ArgumentParser:
+        added = to.add_parser(
+            name or run.__name__,
+            help=run.__doc__,
+            description=run.__doc__,
+            allow_abbrev=False,
+            add_help=not takes_recipe,
+        )
+        added.set_defaults(run=run, takes_recipe=takes_recipe)
+        if takes_recipe:
+            added.usage = "%(prog)s RECIPE [--key value …]"
+            added.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="show this, and the recipe's keys")
+            added.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `hftk recipes ls` lists")
+        return added
+
+    add(quickstart).add_argument("--output", required=True, metavar="DIR", help="folder for all that it makes")
+    add(tokenizer, takes_recipe=True)
+    add(pretrain, takes_recipe=True).add_argument("--resume", action="store_true", help="go on where a run was cut off")
+    add(finetune, takes_recipe=True)
+    predicting = add(predict)
+    predicting.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
+    predicting.add_argument("--input", default="-", metavar="FILE", help="rows; - is standard input (default)")
+    predicting.add_argument("--output", default="-", metavar="FILE", help="- is standard output (default)")
+
+    recipes = commands.add_parser("recipes", help="List and copy the recipes that hftk carries.", allow_abbrev=False)
+    recipes_commands = recipes.add_subparsers(required=True, metavar="ls | cp")
+    add(recipes_ls, recipes_commands, "ls")
+    copying = add(recipes_cp, recipes_commands, "cp")
+    copying.add_argument("name", metavar="NAME", help="as `hftk recipes ls` lists it")
+    copying.add_argument("file", metavar="FILE", help="where to; must not exist")
+    return parser

@@ -1,0 +1,277 @@
+"""The corpus on disk: raw text, cleaned and tokenised once, as flat files of ids that training maps into memory."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from hftk.data import cleaning, sources
+from hftk.data.writing import SPLITS, split_by_hash, write_corpus
+from hftk.errors import UsageError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass
+class DataArguments:
+    """
+    Args:
+        train_files (`list[str]`, defaults to none):
+            Files, globs or folders of `.txt` (one document a line), `.jsonl` or `.parquet`, each also `.gz` or `.zst`.
+        validation_files (`list[str]`, defaults to none):
+            The same for validation; without them `validation_share` is split off the training text.
+        dataset (`str`, *optional*):
+            Hub id or folder as `datasets.load_dataset` takes it, streamed; read when there are no `train_files`.
+        dataset_config (`str`, *optional*):
+            Configuration of the dataset.
+        dataset_split (`str`, defaults to `"train"`):
+            Split of the dataset.
+        text_column (`str`, defaults to `"text"`):
+            Key or column of the text in `.jsonl`, `.parquet` and datasets.
+        validation_share (`float`, defaults to 0.005):
+            Share of the documents, drawn by a hash of their text, that is validation. Unused with `validation_files`.
+        max_source_length (`int`, defaults to 512):
+            Tokens of a packed row for the encoder.
+        max_target_length (`int`, defaults to 256):
+            Tokens of a packed row for the decoder.
+        cache_dir (`str`, *optional*):
+            Folder of the prepared corpora; by default `data` in the run's output folder.
+    """
+
+    train_files: list[str] = field(default_factory=list)
+    validation_files: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+    text_column: str = "text"
+    validation_share: float = 0.005
+    max_source_length: int = 512
+    max_target_length: int = 256
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """
+    One side of a corpus. `documents[i]` are the ids of document `i`, without special tokens.
+
+    Args:
+        tokens (`np.ndarray` of shape `(num_tokens,)`, uint16 or uint32):
+            Ids of all documents in the order of the source, mapped from disk. Between the documents may lie dropped
+            duplicates.
+        starts (`np.ndarray` of shape `(num_documents,)`, int64):
+            Where each document begins in `tokens`.
+        lengths (`np.ndarray` of shape `(num_documents,)`, int32):
+            Tokens of each document, at least 1.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        start = self.starts[index]
+        return self.tokens[start : start + self.lengths[index]]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """
+    A prepared corpus.
+
+    Args:
+        folder (`Path`):
+            Where it lies.
+        train (`Documents`), validation (`Documents`):
+            Its two sides; no text is on both.
+        manifest (`dict`):
+            `fingerprint`, `settings` (what the fingerprint is of), `dtype`; for `train` and `validation` the
+            `documents`, `tokens`, UTF-8 `bytes` and `characters` kept; `dropped` documents by reason, and
+            `first_dropped`, the place of the first of each, where known.
+    """
+
+    folder: Path
+    train: Documents
+    validation: Documents
+    manifest: dict[str, Any]
+
+    def summary(self) -> str:
+        """One line for people: documents, tokens, characters per token, and what was dropped."""
+        train, validation = self.manifest["train"], self.manifest["validation"]
+        first = self.manifest["first_dropped"]
+        dropped = [
+            f"{count:,} {reason}" + (f" (first: {first[reason]})" if reason in first else "")
+            for reason, count in self.manifest["dropped"].items()
+        ]
+        return (
+            f"{train['documents']:,} documents, {train['tokens']:,} tokens, "
+            f"{train['characters'] / train['tokens']:.2f} characters per token; "
+            f"validation: {validation['documents']:,} documents, {validation['tokens']:,} tokens; "
+            f"dropped: {', '.join(dropped) or 'nothing'}"
+        )
+
+
+def training_documents(data: DataArguments) -> Iterator[str]:
+    """
+    Streams the cleaned training texts, as a tokenizer is trained on them: duplicates included, without the share that
+    is split off for validation.
+
+    Args:
+        data (`DataArguments`):
+            Where the text is.
+
+    Returns:
+        `Iterator[str]`
+
+    Raises:
+        UsageError: If a source cannot be read.
+    """
+    _check(data)
+    texts = cleaning.clean_documents(_raw_train(data), cleaning.Dropped())
+    for text, _, is_validation in split_by_hash(texts, _share(data)):
+        if not is_validation:
+            yield text
+
+
+def prepare_corpus(data: DataArguments, tokenizer: PreTrainedTokenizerFast, cache_dir: Path) -> Corpus:
+    """
+    Tokenises the text once to disk, or opens what an earlier call made of the same sources with the same tokenizer.
+
+    Exact duplicates are dropped but for the first, and training documents that occur in `validation_files`. Memory
+    stays the same for any amount of text, but for some three bytes a document.
+
+    Args:
+        data (`DataArguments`):
+            Where the text is.
+        tokenizer (`PreTrainedTokenizerFast`):
+            Special tokens written out in a text are tokenised as text.
+        cache_dir (`Path`):
+            Folder of the prepared corpora; each lies in a folder named by its fingerprint.
+
+    Returns:
+        `Corpus`
+
+    Raises:
+        UsageError: If a source cannot be read, nothing is left to train or validate on, or the disk is full.
+    """
+    _check(data)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, since it is changed
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    settings = _settings(data, backend)
+    fingerprint = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    folder = Path(cache_dir) / fingerprint
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                _prepare(data, backend, {"fingerprint": fingerprint, "settings": settings}, folder)
+    except OSError as error:
+        mend = "free some space or set data.cache_dir" if error.errno in NO_ROOM else "set data.cache_dir"
+        raise UsageError(f"{folder}: the corpus cannot be written: {error.strerror}; {mend}") from error
+    return open_corpus(folder)
+
+
+def _prepare(data: DataArguments, backend: Tokenizer, manifest: dict[str, Any], folder: Path) -> None:
+    """Writes into a temporary sibling, so that a folder of this name is always whole."""
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished.mkdir()
+    try:
+        validation = sources.read_documents(data.validation_files, data.text_column)
+        manifest = manifest | write_corpus(_raw_train(data), validation, _share(data), backend, unfinished)
+        (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False))
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """
+    Opens a prepared corpus.
+
+    Args:
+        folder (`Path`):
+            A folder that `prepare_corpus` made.
+
+    Returns:
+        `Corpus`
+
+    Raises:
+        UsageError: If there is none, or a file of it has another size than it should.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        sides = {split: _open_documents(folder, split, manifest) for split in SPLITS}
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder}: this is no whole prepared corpus ({error}), delete it to make it anew") from error
+    return Corpus(folder, **sides, manifest=manifest)
+
+
+def _open_documents(folder: Path, split: str, manifest: dict[str, Any]) -> Documents:
+    arrays = [
+        np.memmap(folder / f"{split}.{name}", dtype=dtype, mode="r")
+        for name, dtype in (("tokens", manifest["dtype"]), ("starts", "<i8"), ("lengths", "<i4"))
+    ]
+    documents = Documents(*arrays)
+    count = manifest[split]["documents"]
+    if not len(documents.starts) == len(documents.lengths) == count:
+        raise ValueError(f"{split} has not {count} documents")
+    if documents.starts[-1] + documents.lengths[-1] > len(documents.tokens):
+        raise ValueError(f"{split}.tokens is cut off")
+    return documents
+
+
+def _check(data: DataArguments) -> None:
+    if not data.train_files and data.dataset is None:
+        raise UsageError("data: there is nothing to read, give data.train_files or data.dataset")
+    if not data.validation_files and not 0 < data.validation_share < 1:
+        raise UsageError(f"data.validation_share: {data.validation_share} is not between 0 and 1")
+
+
+def _raw_train(data: DataArguments) -> Iterator[sources.RawDocument]:
+    if data.train_files:
+        return sources.read_documents(data.train_files, data.text_column)
+    return sources.read_dataset(str(data.dataset), data.dataset_config, data.dataset_split, data.text_column)
+
+
+def _settings(data: DataArguments, backend: Tokenizer) -> dict[str, Any]:
+    """What the files of a prepared corpus depend on. Of a dataset on the Hub it is the name: nothing is asked."""
+    if data.train_files:
+        train: Any = [_stamp(path) for path in sources.find_files(data.train_files)]
+    else:
+        local = sorted(str(path) for path in Path(str(data.dataset)).rglob("*") if path.is_file())
+        train = [data.dataset, data.dataset_config, data.dataset_split, [_stamp(path) for path in local]]
+    return {
+        "train": train,
+        "validation": [_stamp(path) for path in sources.find_files(data.validation_files)],
+        "text_column": data.text_column,
+        "validation_share": _share(data),
+        "cleaning": cleaning.VERSION,
+        "tokenizer": blake2b(backend.to_str().encode(), digest_size=16).hexdigest(),
+    }
+
+
+def _stamp(path: str) -> tuple[str, int, int]:
+    status = os.stat(path)
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _share(data: DataArguments) -> float:
+    return 0.0 if data.validation_files else data.validation_share

@@ -1,0 +1,304 @@
+"""`hftk pretrain`: raw text becomes a checkpoint that AutoModel loads."""
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from hftk.data.corpus import Corpus, prepare_corpus, training_documents
+from hftk.data.objectives import Objective
+from hftk.data.packing import PackedRows, evaluation_rows
+from hftk.data.tokenizer import load_tokenizer, train_tokenizer
+from hftk.data.vocabulary import Vocabulary
+from hftk.errors import UsageError
+from hftk.model.configuration_hftk import HftkConfig
+from hftk.model.modeling_hftk import HftkForConditionalGeneration, HftkForMaskedLM, HftkForPreTraining
+from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
+from hftk.report.plots import plot_losses
+from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
+from hftk.training.runtime import choose_runtime
+from hftk.training.trainer import read_log
+
+PROBED_BATCHES = 3  # enough for the speed of packed rows, which are all alike
+
+
+def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
+    """
+    Train a tokenizer and a model on raw text, as the recipe says, and leave a run's folder.
+
+    Args:
+        recipe ([`PretrainRecipe`]):
+            the whole run; what is chosen on the way (dtype, attention kernel, number of steps) is written
+            into it and to `recipe.yaml`.
+        resume (`bool`, defaults to `False`): go on from the last checkpoint in `recipe.output`.
+
+    Returns:
+        `dict[str, float]`: what `metrics.json` holds.
+
+    Raises:
+        UsageError: what the user can mend, in one line.
+    """
+    output = Path(recipe.output)
+    checkpoint = last_checkpoint(output, resume)
+    if resume:
+        take_choices(recipe, output)
+
+    set_seed(recipe.seed)
+    state = PartialState()
+    with state.main_process_first():
+        tokenizer = make_tokenizer(recipe)
+        corpus = prepare_corpus(recipe.data, tokenizer, Path(recipe.data.cache_dir or output / "data"))
+    state.print(corpus.summary())
+
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    objective = Objective(recipe.objective, vocabulary)
+    set_seed(recipe.seed)  # the weights do not depend on whether the corpus was there already
+    model = build_model(recipe, tokenizer, objective)
+    rows = training_rows(recipe, corpus, objective)
+    held_out_rows = held_out_text(recipe, corpus, objective, vocabulary)
+    choose_runtime_and_steps(recipe, model, rows, held_out_rows)
+    rows.rows = recipe.training.max_steps * rows.rows_per_batch
+
+    trainer = PretrainingTrainer(
+        model=model,
+        args=recipe.training,
+        train_dataset=rows,
+        data_collator=rows.collate,
+        processing_class=tokenizer,
+        held_out=held_out_rows,
+    )
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, output / "recipe.yaml")
+    state.print(announcement(recipe, model, rows))
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - start
+
+    metrics = last_evaluation(trainer)
+    steps_made = trainer.state.global_step - (int(checkpoint.rpartition("-")[2]) if checkpoint else 0)
+    metrics["steps"] = trainer.state.global_step
+    metrics["minutes"] = seconds / 60
+    metrics["tokens_per_second"] = steps_made * rows.rows_per_batch * tokens_per_row(rows) / seconds
+    metrics |= {
+        f"eval_{name}_unigram_bits_per_byte": unigram_bits_per_byte(
+            part, token_counts(corpus, len(vocabulary.token_bytes))
+        )
+        for name, part in held_out_rows.items()
+    }
+    trainer.save_model()
+    if state.is_main_process:
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        plot_losses(read_log(output), output / "plots" / "loss.png")
+    state.print(summary(output, metrics))
+    return metrics
+
+
+def make_tokenizer(recipe: PretrainRecipe) -> PreTrainedTokenizerBase:
+    """
+    The recipe's tokenizer: the one that it names, that of the checkpoint that it starts from, or one trained on its
+    text and kept in
+    `output`/tokenizer.
+    """
+    path = recipe.tokenizer.path or (recipe.model if isinstance(recipe.model, str) else None)
+    if path is not None:
+        return load_tokenizer(path)
+    folder = Path(recipe.output) / "tokenizer"
+    arguments = folder / "arguments.json"
+    wanted = {"tokenizer": vars(recipe.tokenizer), "data": vars(recipe.data)}
+    if arguments.exists() and json.loads(arguments.read_text()) == wanted:
+        return load_tokenizer(str(folder))
+    tokenizer = train_tokenizer(training_documents(recipe.data), recipe.tokenizer)
+    tokenizer.save_pretrained(folder)
+    arguments.write_text(json.dumps(wanted))
+    return tokenizer
+
+
+def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, objective: Objective) -> PreTrainedModel:
+    """
+    The model that the objectives train: the encoder alone for `masked_lm`, both stacks for denoising, with random
+    weights or those of
+    the checkpoint that the recipe names.
+    """
+    objectives = set(objective.names)
+    if isinstance(recipe.model, str):
+        config = AutoConfig.from_pretrained(recipe.model)
+        if not isinstance(config, HftkConfig):
+            raise UsageError(
+                f"model: {recipe.model} is of type {config.model_type}; hftk pretrain goes on with models of type hftk"
+            )
+        objectives |= set(config.trained_objectives or [])
+    else:
+        fields = {"preset": "modern", "vocab_size": len(tokenizer), **recipe.model}
+        longest = max(recipe.data.max_source_length, recipe.data.max_target_length)
+        fields.setdefault("max_position_embeddings", max(longest, HftkConfig.max_position_embeddings))
+        config = HftkConfig.from_preset(
+            **fields,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.bos_token_id,
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise UsageError(
+            f"model.vocab_size: the tokenizer has {len(tokenizer)} tokens, the model room for {config.vocab_size}; "
+            f"set model.vocab_size to {len(tokenizer)} or more, or leave it out"
+        )
+    for key in ("max_source_length", "max_target_length"):
+        if config.position_embedding_type == "learned" and getattr(recipe.data, key) > config.max_position_embeddings:
+            raise UsageError(
+                f"data.{key}: {getattr(recipe.data, key)} is longer than the model's table of "
+                f"{config.max_position_embeddings} positions; lower it or raise model.max_position_embeddings"
+            )
+    if objectives == {"masked_lm"}:
+        model_class: type[PreTrainedModel] = HftkForMaskedLM
+    elif "masked_lm" in objectives:
+        model_class = HftkForPreTraining
+    else:
+        model_class = HftkForConditionalGeneration
+    model = model_class.from_pretrained(recipe.model) if isinstance(recipe.model, str) else model_class(config)
+    model.config.trained_objectives = sorted(objectives)
+    return model
+
+
+def training_rows(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> PackedRows:
+    """The rows that are probed for speed; the caller sets how many the run takes."""
+    training = recipe.training
+    rows_per_batch = training.train_batch_size * training.world_size * training.gradient_accumulation_steps
+    return PackedRows(
+        corpus.train,
+        objective,
+        rows=PROBED_BATCHES * rows_per_batch,
+        rows_per_batch=rows_per_batch,
+        seed=recipe.seed,
+        max_source_length=recipe.data.max_source_length,
+        max_target_length=recipe.data.max_target_length,
+    )
+
+
+def held_out_text(
+    recipe: PretrainRecipe, corpus: Corpus, objective: Objective, vocabulary: Vocabulary
+) -> dict[str, HeldOut]:
+    """The validation text as each objective sees it."""
+    lengths = recipe.data.max_source_length, recipe.data.max_target_length
+    return {
+        name: held_out(evaluation_rows(corpus.validation, objective, name, *lengths), float(share), vocabulary)
+        for name, share in zip(objective.names, objective.shares, strict=True)
+    }
+
+
+def tokens_per_row(rows: PackedRows) -> float:
+    """Tokens of text in an average row."""
+    return float(np.asarray(rows.documents.lengths).sum(dtype=np.int64)) / rows.rows_per_epoch
+
+
+def token_counts(corpus: Corpus, vocab_size: int, chunk: int = 1 << 22) -> np.ndarray:
+    """How often each token occurs in the training text, `(vocab_size,)`."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(corpus.train.tokens), chunk):
+        counts += np.bincount(corpus.train.tokens[start : start + chunk], minlength=vocab_size)
+    return counts
+
+
+def choose_runtime_and_steps(
+    recipe: PretrainRecipe, model: PreTrainedModel, rows: PackedRows, held_out_rows: dict[str, HeldOut]
+) -> None:
+    """Settle what the recipe leaves open, on the main process, for all of them."""
+    training = recipe.training
+    if training.mixed_precision == "bf16":
+        recipe.runtime.dtype = "bfloat16"
+    runtime = recipe.runtime
+    if None in (runtime.dtype, runtime.attn_implementation, runtime.seconds_per_step):
+        size = training.train_batch_size
+        first = [index * rows.rows_per_batch for index in range(PROBED_BATCHES)]
+        batches = [rows.collate([rows[row + place] for place in range(size)]) for row in first]
+        runtime = choose_runtime(model, batches, runtime, training.device)
+    [runtime] = broadcast_object_list([runtime])
+    recipe.runtime = runtime
+    model.set_attn_implementation(runtime.attn_implementation)
+    training.mixed_precision = "bf16" if runtime.dtype == "bfloat16" else "no"
+    training.train_sampling_strategy = "sequential"
+
+    if training.max_steps <= 0:  # once chosen, it stays
+        evaluated = sum(len(part.rows) for part in held_out_rows.values()) / training.per_device_eval_batch_size
+        training.max_steps = steps_within(recipe, rows, evaluated / training.world_size)
+
+
+def steps_within(recipe: PretrainRecipe, rows: PackedRows, evaluation_batches: float) -> int:
+    """The number of steps that the recipe's budget comes to; without a budget, that of `training.num_train_epochs`."""
+    budget, training = recipe.budget, recipe.training
+    if budget.steps:
+        return budget.steps
+    if budget.tokens:
+        return math.ceil(budget.tokens / (tokens_per_row(rows) * rows.rows_per_batch))
+    if budget.minutes:
+        seconds = recipe.runtime.seconds_per_step * training.gradient_accumulation_steps
+        # an evaluation is a forward pass, a third of a step
+        evaluation = recipe.runtime.seconds_per_step / 3 * evaluation_batches
+        if training.eval_strategy == "steps":
+            every = training.eval_steps or training.logging_steps
+            seconds += evaluation / every if every >= 1 else 0
+        return max(1, int((budget.minutes * 60 - evaluation) / seconds))
+    return math.ceil(training.num_train_epochs * rows.rows_per_epoch / rows.rows_per_batch)
+
+
+def last_checkpoint(output: Path, resume: bool) -> str | None:
+    """
+    The checkpoint to go on from. A new run over an unfinished one is refused; over a finished one it starts afresh.
+    """
+    found = get_last_checkpoint(str(output)) if output.is_dir() else None
+    if resume or found is None:
+        return found
+    if not (output / "metrics.json").exists():
+        raise UsageError(
+            f"output: {output} holds an unfinished run ({Path(found).name}); add --resume, or name another --output"
+        )
+    for stale in output.glob("checkpoint-*"):
+        shutil.rmtree(stale)
+    return None
+
+
+def take_choices(recipe: PretrainRecipe, output: Path) -> None:
+    """What the interrupted run had chosen stays chosen."""
+    if (output / "recipe.yaml").exists():
+        chosen = load_recipe(output / "recipe.yaml", [], PretrainRecipe)
+        recipe.runtime = chosen.runtime
+        recipe.training.max_steps = chosen.training.max_steps
+
+
+def last_evaluation(trainer: PretrainingTrainer) -> dict[str, float]:
+    """The metrics of the final weights, measured now unless the last step did."""
+    for line in reversed(trainer.state.log_history):
+        if "eval_loss" in line and line["step"] == trainer.state.global_step:
+            return {name: value for name, value in line.items() if name.startswith("eval_")}
+    return trainer.evaluate()
+
+
+def announcement(recipe: PretrainRecipe, model: PreTrainedModel, rows: PackedRows) -> str:
+    """One sentence at the start of the run."""
+    runtime, objectives = recipe.runtime, " and ".join(rows.objective.names)
+    cut = f", {rows.cut_documents:,} documents longer than a row cut to pieces" if rows.cut_documents else ""
+    return (
+        f"training {model.num_parameters() / 1e6:.1f} M parameters on {objectives}: "
+        f"{recipe.training.max_steps:,} steps of {rows.rows_per_batch} rows "
+        f"({tokens_per_row(rows):.0f} tokens each{cut}), {runtime.dtype}, {runtime.attn_implementation} attention, "
+        f"{runtime.seconds_per_step:.2f} s a batch"
+    )
+
+
+def summary(output: Path, metrics: dict[str, float]) -> str:
+    """One sentence at its end."""
+    names = [name.removeprefix("eval_").removesuffix("_unigram_bits_per_byte") for name in metrics if "unigram" in name]
+    scores = "; ".join(
+        f"{name} {metrics[f'eval_{name}_bits_per_byte']:.3f} bits per byte (a unigram guess: "
+        f"{metrics[f'eval_{name}_unigram_bits_per_byte']:.3f})"
+        for name in names
+    )
+    return f"{output}: after {metrics['steps']:,} steps, {metrics['minutes']:.1f} minutes: {scores}"

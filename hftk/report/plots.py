@@ -1,0 +1,33 @@
+"""Pictures of a run."""
+
+from pathlib import Path
+from typing import Any
+
+
+def plot_losses(log: list[dict[str, Any]], path: Path) -> None:
+    """
+    Training loss of each logged step and the validation loss, as a PNG.
+
+    Args:
+        log (`list[dict[str, Any]]`): the lines of `log.jsonl`.
+        path (`Path`): the file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    training = [(line["step"], line["loss"]) for line in log if "loss" in line]
+    if training:
+        axes.plot(*zip(*training, strict=True), color="0.7", linewidth=1, label="training, each logged step")
+    for name in sorted({key for line in log for key in line if key.startswith("eval_") and key.endswith("loss")}):
+        points = [(line["step"], line[name]) for line in log if name in line]
+        label = "validation" + ("" if name == "eval_loss" else f", {name[5:-5]}")
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+    axes.set(xlabel="step", ylabel="loss (nats a predicted token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,84 @@
+"""`transformers.Trainer`, less what a run folder must not hold and plus a log that tells each step's own loss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+
+LOG_FILE = "log.jsonl"
+
+
+class HftkTrainer(Trainer):
+    """
+    [`transformers.Trainer`] with three differences: it leaves no `training_args.bin` (a pickle that holds the Hub
+    token), it logs the
+    loss of the step itself (the original logs an average over the steps since the last line, which a resume changes),
+    and it
+    writes what it logs to `log.jsonl`.
+
+    Args and methods are those of [`transformers.Trainer`].
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.args.device.type == "cpu":
+            self.args.dataloader_pin_memory = False  # nothing to pin for, and torch warns
+        self.add_callback(LogFile(Path(self.args.output_dir)))
+        self._step_of_loss = -1
+        self._step_loss = torch.zeros((), device=self.args.device)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._step_of_loss != self.state.global_step:  # the first of a step's accumulated batches
+            self._step_of_loss = self.state.global_step
+            self._step_loss = torch.zeros_like(loss)
+        self._step_loss += loss
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["loss"] = self.accelerator.gather(self._step_loss).mean().item()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+class LogFile(TrainerCallback):
+    """
+    One line of JSON for each logging step: `step`, and `loss`, `grad_norm`, `learning_rate` or the evaluation's
+    metrics.
+
+    Args:
+        folder (`Path`): the run's folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / LOG_FILE
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        kept = []
+        if state.global_step:  # a resume goes on from a checkpoint; later lines belong to steps that it will make again
+            kept = [line for line in read_log(self.path.parent) if line["step"] <= state.global_step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        # the totals that end a training are no step's
+        if state.is_world_process_zero and "train_runtime" not in logs:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's `log.jsonl`; none if there is no log."""
+    path = folder / LOG_FILE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,208 @@
+import io
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoModelForTokenClassification, BertConfig, BertModel, PreTrainedTokenizerFast
+
+from hftk import HftkConfig, HftkModel
+from hftk.errors import UsageError
+from hftk.finetune import FinetuneRecipe, finetune
+from hftk.predict import predict
+from hftk.recipe import load_recipe
+from hftk.tasks.jsonl import write_rows
+
+LABELS = {"the": "DET", "cat": "NOUN", "dogs": "NOUN", "bird": "NOUN", "sees": "VERB", "eat": "VERB", ".": "PUNCT"}
+order = random.Random(0)
+SENTENCES = [order.choices(list(LABELS), k=order.randint(1, 8)) for _ in range(40)]
+ROWS = [{"tokens": words, "labels": [LABELS[word] for word in words]} for words in SENTENCES]
+TEST = ROWS[36:]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<pad>", "<s>", "</s>"]
+    tokenizer.train_from_iterator(
+        [" ".join(row["tokens"]) for row in ROWS],
+        trainers.BpeTrainer(
+            vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=64
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    """A tiny model of hftk's and one of another type, both without a head for the task."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    models = {
+        "bert": BertModel(
+            BertConfig(
+                vocab_size=300,
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=64,
+                max_position_embeddings=64,
+                hidden_dropout_prob=0,
+                attention_probs_dropout_prob=0,
+            )
+        ),
+        "hftk": HftkModel(
+            HftkConfig(
+                vocab_size=300,
+                d_model=32,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                encoder_ffn_dim=64,
+                decoder_ffn_dim=64,
+            )
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        build_tokenizer().save_pretrained(folder / name)
+    return {name: str(folder / name) for name in models}
+
+
+def recipe_for(folder: Path, model: str, *overrides: str) -> FinetuneRecipe:
+    for split, rows in (("train", ROWS[:32]), ("validation", ROWS[32:36]), ("test", TEST)):
+        write_rows(rows, folder / f"{split}.jsonl")
+    (folder / "recipe.yaml").write_text(f"""
+output: {folder}/run
+model: {model}
+data:
+  train_files: [{folder}/train.jsonl]
+  validation_files: [{folder}/validation.jsonl]
+  test_files: [{folder}/test.jsonl]
+training:
+  max_steps: 30
+  learning_rate: 0.01
+  per_device_train_batch_size: 4
+  save_strategy: "no"
+  disable_tqdm: true
+  use_cpu: true
+""")
+    return load_recipe(folder / "recipe.yaml", overrides, FinetuneRecipe)
+
+
+@pytest.mark.parametrize("model", ["bert", "hftk"])
+def test_learns_scores_and_leaves_a_folder_that_predicts_the_same(model, checkpoints, tmp_path):
+    metrics = finetune(recipe_for(tmp_path, checkpoints[model]))
+    run = tmp_path / "run"
+    assert metrics["eval_accuracy"] == metrics["test_accuracy"] == metrics["test_f1"] == 1.0
+    assert metrics == json.loads((run / "metrics.json").read_text())
+    assert not list(run.rglob("*.bin")), "pickles"
+
+    scored = [json.loads(line) for line in (run / "test_predictions.jsonl").read_text().splitlines()]
+    assert scored == [{**row, "predicted": row["labels"]} for row in TEST]
+
+    predict(str(run), str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl"))
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == TEST
+
+
+def test_predictions_stay_with_their_rows_where_training_groups_rows_by_length(checkpoints, tmp_path):
+    recipe = recipe_for(tmp_path, checkpoints["bert"], "--training.train_sampling_strategy", "group_by_length")
+    assert sorted(map(len, SENTENCES[36:])) != list(map(len, SENTENCES[36:]))[::-1]
+    assert finetune(recipe)["test_accuracy"] == 1.0
+
+
+def test_from_scratch_starts_from_other_weights_than_the_checkpoint(checkpoints, tmp_path):
+    pretrained = load_file(Path(checkpoints["bert"]) / "model.safetensors")["embeddings.word_embeddings.weight"]
+    distance = {}
+    for from_scratch in (False, True):
+        recipe = recipe_for(
+            tmp_path,
+            checkpoints["bert"],
+            "--training.max_steps",
+            "1",
+            "--training.learning_rate",
+            "1e-6",
+            "--from_scratch",
+            str(from_scratch),
+        )
+        finetune(recipe)
+        model = AutoModelForTokenClassification.from_pretrained(tmp_path / "run")
+        distance[from_scratch] = (model.get_input_embeddings().weight - pretrained).abs().mean().item()
+    assert distance[False] < 1e-5 < 1e-3 < distance[True]
+
+
+def test_the_same_seed_gives_the_same_weights(checkpoints, tmp_path):
+    weights = []
+    for _ in range(2):
+        finetune(recipe_for(tmp_path, checkpoints["bert"], "--training.max_steps", "3"))
+        weights.append(load_file(tmp_path / "run" / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("model", ["bert", "hftk"])
+def test_accumulating_two_small_batches_is_the_step_of_a_large_one(model, checkpoints, tmp_path):
+    one_step = ["--training.max_steps", "1", "--training.optim", "sgd", "--training.lr_scheduler_type", "constant"]
+    weights = []
+    for batch_size, accumulation in ((8, 1), (4, 2)):
+        sizes = ["--training.per_device_train_batch_size", f"{batch_size}"]
+        sizes += ["--training.gradient_accumulation_steps", f"{accumulation}"]
+        recipe = recipe_for(tmp_path, checkpoints[model], *one_step, *sizes)
+        finetune(recipe)
+        weights.append(load_file(tmp_path / "run" / "model.safetensors")["classifier.weight"])
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_words_beyond_the_longest_input_are_counted_and_predicted_as_null(checkpoints, tmp_path):
+    metrics = finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.max_length", "6"))
+    unseen = int(metrics["test_words_unseen"])
+    words = sum(len(row["tokens"]) for row in TEST)
+    assert 0 < unseen < words and metrics["test_accuracy"] == pytest.approx(1 - unseen / words)
+
+    predict(str(tmp_path / "run"), str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl"))
+    labels = [json.loads(line)["labels"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [len(row) for row in labels] == [len(row["tokens"]) for row in TEST]
+    assert sum(row.count(None) for row in labels) == unseen
+
+
+def test_predict_reads_and_writes_pipes_and_keeps_other_columns(checkpoints, tmp_path, monkeypatch, capsys):
+    finetune(recipe_for(tmp_path, checkpoints["bert"]))
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"id": 7, "tokens": ["the", "dogs", "."]}\n{"tokens": []}\n'))
+    capsys.readouterr()
+    predict(str(tmp_path / "run"))
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"id": 7, "tokens": ["the", "dogs", "."], "labels": ["DET", "NOUN", "PUNCT"]},
+        {"tokens": [], "labels": []},
+    ]
+
+
+def test_mistakes_are_told_in_one_line(checkpoints, tmp_path):
+    with pytest.raises(UsageError, match="nothing_here cannot be loaded for n2n: [^\n]*$"):
+        finetune(recipe_for(tmp_path, str(tmp_path / "nothing_here")))
+    with pytest.raises(UsageError, match="validation_files"):
+        finetune(
+            recipe_for(
+                tmp_path, checkpoints["bert"], "--data.validation_files", "[]", "--training.eval_strategy", "epoch"
+            )
+        )
+    with pytest.raises(UsageError, match="data.train_files: no rows"):
+        finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.train_files", "[]"))
+    with pytest.raises(UsageError, match="no recipe.yaml"):
+        predict(checkpoints["bert"])

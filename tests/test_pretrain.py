@@ -1,0 +1,163 @@
+"""Raw text to a folder that AutoModel loads: what a run leaves, repeats, resumes and refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from hftk.cli import main
+from hftk.recipe import PretrainRecipe, load_recipe
+from hftk.training.trainer import read_log
+
+KOREAN = Path(__file__).with_name("korean.txt")
+TINY = """
+output: {output}
+model: {{d_model: 32, encoder_layers: 1, decoder_layers: 1, encoder_attention_heads: 2, decoder_attention_heads: 2,
+  encoder_ffn_dim: 64, decoder_ffn_dim: 64}}
+tokenizer: {{vocab_size: 500}}
+data: {{train_files: [{text}], validation_share: 0.2, max_source_length: 64, max_target_length: 64}}
+runtime: {{dtype: float32, attn_implementation: sdpa, seconds_per_step: 1.0}}
+training: {{max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, logging_steps: 1, save_steps: 3}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The file of a tiny recipe whose run goes to `tmp_path`/run."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(output=tmp_path / "run", text=KOREAN))
+    return path
+
+
+def pretrain(recipe: Path, *overrides: str) -> Path:
+    """Through the command line, as a user does. Returns the run's folder."""
+    assert main(["pretrain", str(recipe), *overrides]) == 0
+    if "--output" in overrides:
+        return Path(overrides[overrides.index("--output") + 1])
+    return recipe.parent / "run"
+
+
+LOAD = """
+import sys, torch, hftk
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+inputs = load_file(sys.argv[2])
+outputs = {"masked": AutoModelForMaskedLM.from_pretrained(sys.argv[1])(input_ids=inputs["source"]).logits}
+both = {"input_ids": inputs["source"], "decoder_input_ids": inputs["target"]}
+outputs["denoised"] = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1])(**both).logits
+outputs["base"] = AutoModel.from_pretrained(sys.argv[1])(**both).last_hidden_state
+save_file({name: tensor.detach() for name, tensor in outputs.items()}, sys.argv[3])
+"""
+
+
+def test_a_fresh_process_loads_what_was_trained_bit_for_bit(recipe, tmp_path, monkeypatch):
+    trained = []
+    from hftk.training.pretraining import PretrainingTrainer
+
+    save = PretrainingTrainer.save_model
+    monkeypatch.setattr(PretrainingTrainer, "save_model", lambda self, *args: (trained.append(self.model), save(self, *args)))
+    run = pretrain(recipe)
+    model = trained[-1].eval()
+    source, target = torch.randint(110, 300, (2, 9)), torch.randint(110, 300, (2, 5))
+    save_file({"source": source, "target": target}, tmp_path / "inputs")
+    subprocess.run([sys.executable, "-c", LOAD, run, tmp_path / "inputs", tmp_path / "outputs"], check=True)
+    loaded = load_file(tmp_path / "outputs")
+    with torch.no_grad():
+        denoised = model(input_ids=source, decoder_input_ids=target, output_hidden_states=True)
+        assert torch.equal(loaded["masked"], model(input_ids=source).logits)
+    assert torch.equal(loaded["denoised"], denoised.logits)
+    assert torch.equal(loaded["base"], denoised.decoder_hidden_states[-1])
+
+
+def test_a_run_leaves_a_whole_folder_and_no_pickle(recipe):
+    run = pretrain(recipe)
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in ("masked_lm", "span_corruption"):
+        assert metrics[f"eval_{name}_bits_per_byte"] > 0 and metrics[f"eval_{name}_unigram_bits_per_byte"] > 0
+    assert metrics["eval_loss"] == pytest.approx((metrics["eval_masked_lm_loss"] + metrics["eval_span_corruption_loss"]) / 2)
+    assert [line["step"] for line in read_log(run) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert (run / "plots" / "loss.png").stat().st_size > 1000
+    assert not list(run.rglob("*.bin"))
+    assert AutoTokenizer.from_pretrained(run).mask_token == "<mask>"
+    assert AutoModelForSeq2SeqLM.from_pretrained(run).generate(torch.tensor([[1, 200, 2]]), max_new_tokens=3).shape[0] == 1
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(recipe, tmp_path):
+    losses = [
+        [line["loss"] for line in read_log(pretrain(recipe, "--output", str(tmp_path / name), "--seed", seed)) if "loss" in line]
+        for name, seed in (("first", "1"), ("second", "1"), ("third", "2"))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_recipe_that_a_run_leaves_launches_it_again(recipe, tmp_path):
+    run = pretrain(recipe, "--budget.minutes", "0.1", "--training.max_steps", "4")
+    again = pretrain(run / "recipe.yaml", "--output", str(tmp_path / "again"))
+    assert read_log(run)[-1]["step"] == 4
+    assert [line.get("loss") for line in read_log(run)] == [line.get("loss") for line in read_log(again)]
+
+
+def test_a_resumed_run_makes_the_losses_of_one_that_was_never_cut_off(recipe, tmp_path):
+    whole = pretrain(recipe)
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoint-6")
+    (cut / "metrics.json").unlink()
+    assert main(["pretrain", str(recipe), "--output", str(cut)]) == 2  # unfinished, and no --resume
+    pretrain(recipe, "--output", str(cut), "--resume")
+    steps = [(line["step"], line["loss"]) for line in read_log(whole) if "loss" in line]
+    assert steps == [(line["step"], line["loss"]) for line in read_log(cut) if "loss" in line]
+    finished = load_file(whole / "model.safetensors")
+    assert all(torch.equal(tensor, finished[name]) for name, tensor in load_file(cut / "model.safetensors").items())
+
+
+def test_a_checkpoint_of_one_objective_goes_on_with_the_other(recipe, tmp_path):
+    masked = pretrain(recipe, "--objective.name", "masked_lm")
+    assert not any(name.startswith("decoder") for name in load_file(masked / "model.safetensors"))
+    with pytest.raises(ValueError, match="trained on masked_lm alone"):
+        AutoModelForSeq2SeqLM.from_pretrained(masked)
+    both = pretrain(
+        recipe, "--output", str(tmp_path / "both"), "--model", str(masked), "--objective.name", "span_corruption"
+    )
+    AutoModelForMaskedLM.from_pretrained(both)
+    AutoModelForSeq2SeqLM.from_pretrained(both)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--data.train_files", "missing.txt"], ["missing.txt"]),
+        (["--model.vocab_size", "50"], ["model.vocab_size", "leave it out"]),
+        (["--model.position_embedding_type", "learned", "--model.max_position_embeddings", "32"], ["data.max_source_length"]),
+        (["--model.norm_type", "batchnorm"], ["norm_type", "layer_norm"]),
+        (["--training.max_stepz", "3"], ["max_stepz", "max_steps"]),
+        (["--data.validation_share", "0.00001"], ["validation"]),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_leaves_no_run(recipe, capfd, overrides, words):
+    assert main(["pretrain", str(recipe), *overrides]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert all(word in message for word in words)
+    assert not (recipe.parent / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["masked_lm", "span_corruption", "infilling"])
+def test_each_objective_learns_twenty_sentences_by_heart(recipe, tmp_path, objective):
+    text, others = tmp_path / "twenty.txt", tmp_path / "others.txt"
+    sentences = KOREAN.read_text().splitlines()
+    text.write_text("\n".join(sentences[:20]))
+    others.write_text("\n".join(sentences[20:]))
+    run = pretrain(
+        recipe, "--objective.name", objective, "--data.train_files", str(text), "--data.validation_files", str(others),
+        "--model.d_model", "64", "--training.max_steps", "500", "--training.learning_rate", "0.003",
+        "--training.per_device_train_batch_size", "8", "--training.save_strategy", "no",
+    )  # fmt: skip
+    last = [line["loss"] for line in read_log(run) if "loss" in line][-20:]
+    assert sum(last) / len(last) < 0.1

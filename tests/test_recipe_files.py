@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from hftk.errors import UsageError
+from hftk.recipe_files import copy_recipe, find_recipe, list_recipes, recipes_folder
+
+
+def test_the_folder_beside_the_package_is_found():
+    assert recipes_folder() == Path(__file__).parents[1] / "recipes"
+
+
+def test_each_recipe_is_listed_with_its_first_comment_and_found_by_its_name():
+    for name, comment in list_recipes():
+        path = find_recipe(name)
+        assert path == recipes_folder() / f"{name}.yaml" == find_recipe(f"{name}.yaml")
+        assert comment and path.read_text(encoding="utf-8").startswith(f"# {comment}\n")
+
+
+def test_a_file_comes_before_a_carried_recipe(tmp_path, monkeypatch):
+    name, _ = list_recipes()[0]
+    mine = tmp_path / f"{name}.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("output: mine\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(f"{name}.yaml").samefile(mine)
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    name, _ = list_recipes()[0]
+    with pytest.raises(UsageError, match=f"no such recipe; did you mean '{name}'"):
+        find_recipe(f"{name}g")
+    with pytest.raises(UsageError, match="`hftk recipes ls`"):
+        find_recipe("qqqqqqqqqq")
+
+
+def test_a_copy_is_the_same_and_nothing_is_overwritten(tmp_path):
+    name, _ = list_recipes()[0]
+    copy = tmp_path / "copy.yaml"
+    copy_recipe(name, str(copy))
+    assert copy.read_bytes() == find_recipe(name).read_bytes()
+    copy.write_text("mine")
+    with pytest.raises(UsageError, match="copy.yaml exists"):
+        copy_recipe(name, str(copy))
+    assert copy.read_text() == "mine"
+    with pytest.raises(UsageError, match="there is no folder"):
+        copy_recipe(name, str(tmp_path / "nowhere" / "copy.yaml"))
