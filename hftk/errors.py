@@ -2,4 +2,7 @@
 
 
 class UsageError(ValueError):
-    """A mistake in what the user gave: told in one line that says what is wrong, where, and what to do. The command line exits with 2."""
+    """
+    A mistake in what the user gave, told in one line: what is wrong, where, and what to do. The command line exits
+    with 2.
+    """

@@ -204,7 +204,7 @@ def _place(message: str, path: Path, given: dict[str, Given]) -> str:
 
 def save_recipe(recipe: Any, path: str | Path) -> None:
     """
-    Writes the recipe that launches the same run again: what differs from the defaults. The Hub token is left out.
+    Writes the recipe that launches the same run again: what differs from the defaults.
 
     Args:
         recipe:
@@ -236,10 +236,11 @@ def _changed(section: Any) -> dict[str, Any]:
 
 def _changed_training(training: TrainingArguments, recipe_class: type) -> dict[str, Any]:
     defaults = _default_training(recipe_class).to_dict()
+    # `to_dict` writes the same mask for every Hub token, so that none differs
     changed = {name: value for name, value in training.to_dict().items() if value != defaults[name]}
     if "debug" in changed:
         changed["debug"] = " ".join(changed["debug"])  # the form that it is given in
-    return {name: value for name, value in changed.items() if name not in ("output_dir", "seed", "hub_token")}
+    return {name: value for name, value in changed.items() if name not in ("output_dir", "seed")}
 
 
 @cache

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hftk.cli import main
-from hftk.recipe import PretrainRecipe, load_recipe
+from hftk.training.pretraining import PretrainingTrainer
 from hftk.training.trainer import read_log
 
 KOREAN = Path(__file__).with_name("korean.txt")
@@ -58,10 +58,13 @@ save_file({name: tensor.detach() for name, tensor in outputs.items()}, sys.argv[
 
 def test_a_fresh_process_loads_what_was_trained_bit_for_bit(recipe, tmp_path, monkeypatch):
     trained = []
-    from hftk.training.pretraining import PretrainingTrainer
-
     save = PretrainingTrainer.save_model
-    monkeypatch.setattr(PretrainingTrainer, "save_model", lambda self, *args: (trained.append(self.model), save(self, *args)))
+
+    def save_and_keep(self, *args, **kwargs):
+        trained.append(self.model)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "save_model", save_and_keep)
     run = pretrain(recipe)
     model = trained[-1].eval()
     source, target = torch.randint(110, 300, (2, 9)), torch.randint(110, 300, (2, 5))
@@ -80,17 +83,25 @@ def test_a_run_leaves_a_whole_folder_and_no_pickle(recipe):
     metrics = json.loads((run / "metrics.json").read_text())
     for name in ("masked_lm", "span_corruption"):
         assert metrics[f"eval_{name}_bits_per_byte"] > 0 and metrics[f"eval_{name}_unigram_bits_per_byte"] > 0
-    assert metrics["eval_loss"] == pytest.approx((metrics["eval_masked_lm_loss"] + metrics["eval_span_corruption_loss"]) / 2)
+    assert metrics["eval_loss"] == pytest.approx(
+        (metrics["eval_masked_lm_loss"] + metrics["eval_span_corruption_loss"]) / 2
+    )
     assert [line["step"] for line in read_log(run) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert (run / "plots" / "loss.png").stat().st_size > 1000
     assert not list(run.rglob("*.bin"))
     assert AutoTokenizer.from_pretrained(run).mask_token == "<mask>"
-    assert AutoModelForSeq2SeqLM.from_pretrained(run).generate(torch.tensor([[1, 200, 2]]), max_new_tokens=3).shape[0] == 1
+    assert (
+        AutoModelForSeq2SeqLM.from_pretrained(run).generate(torch.tensor([[1, 200, 2]]), max_new_tokens=3).shape[0] == 1
+    )
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_does_not(recipe, tmp_path):
     losses = [
-        [line["loss"] for line in read_log(pretrain(recipe, "--output", str(tmp_path / name), "--seed", seed)) if "loss" in line]
+        [
+            line["loss"]
+            for line in read_log(pretrain(recipe, "--output", str(tmp_path / name), "--seed", seed))
+            if "loss" in line
+        ]
         for name, seed in (("first", "1"), ("second", "1"), ("third", "2"))
     ]
     assert losses[0] == losses[1] != losses[2]
@@ -134,7 +145,10 @@ def test_a_checkpoint_of_one_objective_goes_on_with_the_other(recipe, tmp_path):
     [
         (["--data.train_files", "missing.txt"], ["missing.txt"]),
         (["--model.vocab_size", "50"], ["model.vocab_size", "leave it out"]),
-        (["--model.position_embedding_type", "learned", "--model.max_position_embeddings", "32"], ["data.max_source_length"]),
+        (
+            ["--model.position_embedding_type", "learned", "--model.max_position_embeddings", "32"],
+            ["data.max_source_length"],
+        ),
         (["--model.norm_type", "batchnorm"], ["norm_type", "layer_norm"]),
         (["--training.max_stepz", "3"], ["max_stepz", "max_steps"]),
         (["--data.validation_share", "0.00001"], ["validation"]),

@@ -84,29 +84,30 @@ def test_the_model_is_replaced_or_changed(recipe_file):
 
 
 @pytest.mark.parametrize(
-    ("more", "overrides", "message"),
+    ("more", "message"),
     [
-        ("training:\n  max_stepz: 3\n", [], ":6: unknown key 'training.max_stepz'; did you mean 'max_steps'?"),
-        ("training:\n  seed: 3\n", [], ":6: unknown key 'training.seed'; did you mean 'seed'?"),
-        ("training:\n  output_dir: x\n", [], ":6: unknown key 'training.output_dir'; did you mean 'output'?"),
-        ("training:\n  max_steps: x\n", [], ":6: training.max_steps: expected int, not x"),
-        ("training:\n  eval_steps: x\n", [], ":6: training.eval_steps: expected float or null, not x"),
-        ("tokenizer:\n  algorithm: word\n", [], ":6: tokenizer.algorithm: expected bpe or unigram, not word"),
-        ("objective:\n  weights: {masked_lm:\n    x}\n", [], ":6: objective.weights: expected dict[str, float], not"),
-        ("data:\n  train_files: a\n", [], ":6: data.train_files: expected list[str], not a"),
-        ("data:\n  text_column: no\n", [], ":6: data.text_column: expected str, not no"),
-        ("seed:\n", [], ":5: seed: expected int, not "),
-        ("budget:\n  steps: 3\n  minutes: 4\n", [], ":6: budget: steps and minutes are given; give one"),
-        ("budget:\n  steps: 0\n", [], ":6: budget.steps: 0 leaves nothing to train; give a number above 0"),
-        ("objective:\n  name: mixture\n  noise_density: 2\n", [], ":7: objective.noise_density: 2.0 is not between 0"),
-        ("training:\n  bf16: false\n  lr_scheduler_type: bla\n", [], ": bla is not a valid SchedulerType"),
-        ("training:\n  tf32: null\n  logging_steps: 0\n", [], ":7: logging strategy"),
+        ("training:\n  max_stepz: 3\n", ":6: unknown key 'training.max_stepz'; did you mean 'max_steps'?"),
+        ("training:\n  seed: 3\n", ":6: unknown key 'training.seed'; did you mean 'seed'?"),
+        ("training:\n  output_dir: x\n", ":6: unknown key 'training.output_dir'; did you mean 'output'?"),
+        ("training:\n  max_steps: x\n", ":6: training.max_steps: expected int, not x"),
+        ("training:\n  eval_steps: x\n", ":6: training.eval_steps: expected float or null, not x"),
+        ("tokenizer:\n  algorithm: word\n", ":6: tokenizer.algorithm: expected bpe or unigram, not word"),
+        ("objective:\n  weights: {masked_lm:\n    x}\n", ":6: objective.weights: expected dict[str, float], not"),
+        ("objective:\n  weights: {masked_lm: -1}\n", ":6: objective.weights.masked_lm: -1.0 is no weight"),
+        ("data:\n  train_files: a\n", ":6: data.train_files: expected list[str], not a"),
+        ("data:\n  text_column: no\n", ":6: data.text_column: expected str, not no"),
+        ("seed:\n", ":5: seed: expected int, not "),
+        ("budget:\n  steps: 3\n  minutes: 4\n", ":6: budget: steps and minutes are given; give one"),
+        ("budget:\n  steps: 0\n", ":6: budget.steps: 0 leaves nothing to train; give a number above 0"),
+        ("objective:\n  name: mixture\n  noise_density: 2\n", ":7: objective.noise_density: 2.0 is not between 0"),
+        ("training:\n  bf16: false\n  lr_scheduler_type: bla\n", ": bla is not a valid SchedulerType"),
+        ("training:\n  tf32: null\n  logging_steps: 0\n", ":7: logging strategy"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_line(recipe_file, more, overrides, message):
+def test_a_mistake_in_the_file_is_told_with_its_line(recipe_file, more, message):
     recipe_file.write_text(MINIMAL + more)
     with pytest.raises(UsageError) as error:
-        load_recipe(recipe_file, overrides, PretrainRecipe)
+        load_recipe(recipe_file, [], PretrainRecipe)
     assert str(error.value).startswith(f"{recipe_file}{message}")
     assert "\n" not in str(error.value)
 

@@ -137,10 +137,20 @@ def _refuse_other_than_text(path: str) -> None:
         raise UsageError(f"{path}: the file is empty, remove it from the list")
     if b"\0" in block:
         raise UsageError(f"{path}: this is a binary file (or UTF-16), give text in UTF-8")
-    lines = [line for line in block.split(b"\n")[: -1 if len(block) == FIRST_BLOCK else None] if line.strip()]
-    broken = sum("\ufffd" in line.decode(errors="replace") for line in lines)
-    if broken > len(lines) / 2:
+    lines = block.split(b"\n")
+    if len(block) == FIRST_BLOCK:
+        del lines[-1]  # cut off, maybe within a character
+    lines = [line for line in lines if line.strip()]
+    if sum(not _is_utf8(line) for line in lines) > len(lines) / 2:
         raise UsageError(f"{path}: most of its lines are not UTF-8, convert it: iconv -f OLD_ENCODING -t UTF-8")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_lines(path: str, text_column: str) -> Iterator[RawDocument]:

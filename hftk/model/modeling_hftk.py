@@ -554,8 +554,13 @@ class HftkStack(HftkPreTrainedModel):
         else:
             slopes = torch.tensor(alibi_slopes(self.heads), device=device)
             bias = -slopes[None, :, None, None] * distance.abs()[None, None]
-        if self.config._attn_implementation == "flex_attention":  # it indexes the batch
-            bias = bias.expand(hidden_states.shape[0], -1, -1, -1)
+        if self.config._attn_implementation == "flex_attention":
+            if device.type == "cpu":
+                raise ValueError(
+                    f"flex attention on a CPU cannot add the bias of position_embedding_type="
+                    f"'{self.config.position_embedding_type}'; use attn_implementation='sdpa' or 'eager'"
+                )
+            bias = bias.expand(hidden_states.shape[0], -1, -1, -1)  # it indexes the batch
         return bias.to(hidden_states.dtype)
 
     def documents(self, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -106,6 +106,11 @@ def test_one_line_that_is_not_utf8_comes_marked_for_cleaning(tmp_path):
     assert texts_of(tmp_path / "a.txt") == ["one", "tw\ufffd", "three"]
 
 
+def test_a_file_of_replacement_characters_is_utf8(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufffd\n\ufffd\n")
+    assert texts_of(tmp_path / "a.txt") == ["\ufffd", "\ufffd"]
+
+
 def test_a_parquet_value_that_is_not_utf8_comes_marked_for_cleaning(tmp_path):
     broken = pyarrow.array([b"one", b"tw\xff", None]).view(pyarrow.string())
     assert texts_of(write_parquet(tmp_path / "a.parquet", text=broken)) == ["one", "tw\ufffd", ""]

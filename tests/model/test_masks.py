@@ -118,17 +118,23 @@ def test_static_cache_equals_dynamic(build):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("positions", ["rotary", "relative"])
-def test_flex_attention_equals_eager_in_inference(build, positions):
+def test_flex_attention_equals_eager_in_inference(build):
     torch.manual_seed(8)
     row = packed_row([ids(5), ids(9)], [ids(9), ids(5)])  # equal lengths: one kernel to compile
-    fields = {"position_embedding_type": positions, "d_model": 64, "attention_window": 3, "encoder_layers": 1}
     outputs = []
     for attention in ("eager", "flex_attention"):
-        model = build(HftkForConditionalGeneration, attention=attention, decoder_layers=1, **fields)
+        model = build(
+            HftkForConditionalGeneration, attention=attention, d_model=64, attention_window=3, encoder_layers=1
+        )
         with torch.no_grad():
             outputs.append(model(**row).logits)
     torch.testing.assert_close(outputs[0][:, :14], outputs[1][:, :14], rtol=0, atol=1e-5)
+
+
+def test_flex_attention_refuses_the_biases_that_it_cannot_add_on_a_cpu(build):
+    model = build(HftkForConditionalGeneration, attention="flex_attention", position_embedding_type="alibi")
+    with pytest.raises(ValueError, match="use attn_implementation='sdpa' or 'eager'"):
+        model.encoder.position_bias(torch.zeros(1, 4, 32), 0, 4)
 
 
 def test_without_positions_a_shuffled_sentence_is_encoded_alike(build):

@@ -75,6 +75,7 @@ def test_gradient_checkpointing_changes_no_gradient(build, preset):
         torch.testing.assert_close(without, with_, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_compiles_without_graph_breaks(build, preset):
     model = build(HftkForConditionalGeneration, preset, "sdpa")
