@@ -53,7 +53,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     set_seed(recipe.seed)
     state = PartialState()
     with state.main_process_first():
-        tokenizer = make_tokenizer(recipe)
+        tokenizer = make_tokenizer(recipe, reuse=resume or not state.is_main_process)
         corpus = prepare_corpus(recipe.data, tokenizer, Path(recipe.data.cache_dir or output / "data"))
     state.print(corpus.summary())
 
@@ -101,23 +101,23 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     return metrics
 
 
-def make_tokenizer(recipe: PretrainRecipe) -> PreTrainedTokenizerBase:
+def make_tokenizer(recipe: PretrainRecipe, reuse: bool = False) -> PreTrainedTokenizerBase:
     """
     The recipe's tokenizer: the one that it names, that of the checkpoint that it starts from, or one trained on its
-    text and kept in
-    `output`/tokenizer.
+    text and kept in `output`/tokenizer.
+
+    Args:
+        recipe ([`PretrainRecipe`]):
+            The run.
+        reuse (`bool`, defaults to `False`):
+            Take the one in `output`/tokenizer, if there is one.
     """
     path = recipe.tokenizer.path or (recipe.model if isinstance(recipe.model, str) else None)
-    if path is not None:
-        return load_tokenizer(path)
     folder = Path(recipe.output) / "tokenizer"
-    arguments = folder / "arguments.json"
-    wanted = {"tokenizer": vars(recipe.tokenizer), "data": vars(recipe.data)}
-    if arguments.exists() and json.loads(arguments.read_text()) == wanted:
-        return load_tokenizer(str(folder))
-    tokenizer = train_tokenizer(training_documents(recipe.data), recipe.tokenizer)
+    if path is not None or (reuse and folder.exists()):
+        return load_tokenizer(path or str(folder))
+    tokenizer = train_tokenizer(training_documents(recipe.data), recipe.tokenizer, recipe.data.max_source_length)
     tokenizer.save_pretrained(folder)
-    arguments.write_text(json.dumps(wanted))
     return tokenizer
 
 
@@ -151,6 +151,11 @@ def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, obje
             f"model.vocab_size: the tokenizer has {len(tokenizer)} tokens, the model room for {config.vocab_size}; "
             f"set model.vocab_size to {len(tokenizer)} or more, or leave it out"
         )
+    if config.norm_type == "batch_norm" and recipe.data.packing:
+        raise UsageError(
+            "model.norm_type: batch_norm would mix the statistics of the documents of a packed row; "
+            "set data.packing to false"
+        )
     for key in ("max_source_length", "max_target_length"):
         if config.position_embedding_type == "learned" and getattr(recipe.data, key) > config.max_position_embeddings:
             raise UsageError(
@@ -180,6 +185,7 @@ def training_rows(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) 
         seed=recipe.seed,
         max_source_length=recipe.data.max_source_length,
         max_target_length=recipe.data.max_target_length,
+        packing=recipe.data.packing,
     )
 
 
@@ -187,9 +193,10 @@ def held_out_text(
     recipe: PretrainRecipe, corpus: Corpus, objective: Objective, vocabulary: Vocabulary
 ) -> dict[str, HeldOut]:
     """The validation text as each objective sees it."""
-    lengths = recipe.data.max_source_length, recipe.data.max_target_length
+    data = recipe.data
+    form = data.max_source_length, data.max_target_length, data.packing
     return {
-        name: held_out(evaluation_rows(corpus.validation, objective, name, *lengths), float(share), vocabulary)
+        name: held_out(evaluation_rows(corpus.validation, objective, name, *form), float(share), vocabulary)
         for name, share in zip(objective.names, objective.shares, strict=True)
     }
 

@@ -14,6 +14,7 @@ from hftk.errors import UsageError
 from hftk.finetune import FinetuneRecipe, finetune
 from hftk.predict import predict
 from hftk.recipe import load_recipe
+from hftk.recipe_files import find_recipe
 from hftk.tasks.jsonl import write_rows
 
 LABELS = {"the": "DET", "cat": "NOUN", "dogs": "NOUN", "bird": "NOUN", "sees": "VERB", "eat": "VERB", ".": "PUNCT"}
@@ -191,6 +192,20 @@ def test_predict_reads_and_writes_pipes_and_keeps_other_columns(checkpoints, tmp
         {"id": 7, "tokens": ["the", "dogs", "."], "labels": ["DET", "NOUN", "PUNCT"]},
         {"tokens": [], "labels": []},
     ]
+
+
+def test_the_debug_recipe_runs(checkpoints, tmp_path):
+    write_rows(ROWS, tmp_path / "rows.jsonl")
+    files = ["--data.train_files", f"{tmp_path}/rows.jsonl", "--data.test_files", f"{tmp_path}/rows.jsonl"]
+    places = ["--model", checkpoints["hftk"], "--output", f"{tmp_path}/run"]
+    metrics = finetune(load_recipe(find_recipe("n2n/debug"), [*places, *files], FinetuneRecipe))
+    assert metrics["test_accuracy"] > 0.5
+
+
+def test_the_written_recipe_launches_the_same_run_again(checkpoints, tmp_path):
+    first = finetune(recipe_for(tmp_path, checkpoints["hftk"], "--from_scratch", "true"))
+    again = finetune(load_recipe(tmp_path / "run" / "recipe.yaml", [], FinetuneRecipe))
+    assert first["train_loss"] == again["train_loss"] and first["test_loss"] == again["test_loss"]
 
 
 def test_mistakes_are_told_in_one_line(checkpoints, tmp_path):

@@ -140,6 +140,12 @@ def test_a_checkpoint_of_one_objective_goes_on_with_the_other(recipe, tmp_path):
     AutoModelForSeq2SeqLM.from_pretrained(both)
 
 
+def test_batch_norm_pretrains_on_rows_of_one_document(recipe):
+    assert main(["pretrain", str(recipe), "--model.norm_type", "batch_norm"]) == 2
+    run = pretrain(recipe, "--model.norm_type", "batch_norm", "--data.packing", "false")
+    assert read_log(run)[-1]["step"] == 6
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

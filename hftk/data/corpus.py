@@ -44,6 +44,8 @@ class DataArguments:
             Tokens of a packed row for the encoder.
         max_target_length (`int`, defaults to 256):
             Tokens of a packed row for the decoder.
+        packing (`bool`, defaults to `True`):
+            Fill each row with as many documents as fit; `False` gives each document a row of its own.
         cache_dir (`str`, *optional*):
             Folder of the prepared corpora; by default `data` in the run's output folder.
     """
@@ -57,6 +59,7 @@ class DataArguments:
     validation_share: float = 0.005
     max_source_length: int = 512
     max_target_length: int = 256
+    packing: bool = True
     cache_dir: str | None = None
 
 

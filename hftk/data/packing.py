@@ -55,6 +55,8 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
             Most tokens of a decoder's row.
         shuffle (`bool`, *optional*, defaults to `True`):
             False keeps the documents in the order of the corpus.
+        packing (`bool`, *optional*, defaults to `True`):
+            False gives each document a row of its own, and a batch no positions, which would tell of packed documents.
 
     Attributes:
         cut_documents (`int`):
@@ -76,6 +78,7 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         max_source_length: int = 512,
         max_target_length: int = 256,
         shuffle: bool = True,
+        packing: bool = True,
     ) -> None:
         self.documents = documents
         self.objective = objective
@@ -84,6 +87,7 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         self.max_source_length = max_source_length
         self.max_target_length = max_target_length
         self.shuffle = shuffle
+        self.packing = packing
         # Each token of a document lies in its source or its target, so no longer piece can fit.
         source_lengths, target_lengths = objective.packed_lengths(np.arange(1, max_source_length + max_target_length))
         fits = (source_lengths <= max_source_length) & (target_lengths <= max_target_length)
@@ -156,6 +160,8 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         begins -= np.repeat(np.cumsum(pieces, dtype=np.int32) - pieces, pieces)
         begins *= self.longest_piece
 
+        if not self.packing:
+            return EpochPlan(epoch, documents, begins, np.arange(len(documents) + 1))
         row_starts = array("q", [0])
         while (first := row_starts[-1]) < len(documents):
             window = slice(first, first + WINDOW)
@@ -187,20 +193,22 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
             and padding goes on with those of the row's last one, so that no query is without keys; its labels are -100.
         """
         source_length = _padded_length([row["input_ids"] for row in rows], self.max_source_length)
+        labels = [row["labels"] for row in rows]
         batch = {
             "input_ids": _pad([row["input_ids"] for row in rows], source_length, self.objective.vocabulary.pad),
             "attention_mask": _pad([np.ones_like(row["input_ids"]) for row in rows], source_length, 0),
-            "position_ids": _pad_positions([row["position_ids"] for row in rows], source_length),
         }
-        labels = [row["labels"] for row in rows]
+        if self.packing:
+            batch["position_ids"] = _pad_positions([row["position_ids"] for row in rows], source_length)
         if "decoder_position_ids" not in rows[0]:
             return batch | {"labels": _pad(labels, source_length, IGNORED)}
         target_length = _padded_length(labels, self.max_target_length)
-        return batch | {
-            "labels": _pad(labels, target_length, IGNORED),
-            "decoder_attention_mask": _pad([np.ones_like(row) for row in labels], target_length, 0),
-            "decoder_position_ids": _pad_positions([row["decoder_position_ids"] for row in rows], target_length),
-        }
+        batch["labels"] = _pad(labels, target_length, IGNORED)
+        batch["decoder_attention_mask"] = _pad([np.ones_like(row) for row in labels], target_length, 0)
+        if self.packing:
+            target_positions = [row["decoder_position_ids"] for row in rows]
+            batch["decoder_position_ids"] = _pad_positions(target_positions, target_length)
+        return batch
 
 
 def evaluation_rows(
@@ -209,6 +217,7 @@ def evaluation_rows(
     name: str,
     max_source_length: int = 512,
     max_target_length: int = 256,
+    packing: bool = True,
 ) -> PackedRows:
     """
     One epoch of rows to evaluate one objective on: documents in their order, noise that no recipe's seed changes.
@@ -221,7 +230,7 @@ def evaluation_rows(
         name (`str`):
             Which of the objective's `names` to evaluate.
         max_source_length (`int`, *optional*, defaults to 512), max_target_length (`int`, *optional*, defaults to 256):
-            As in `PackedRows`.
+            As in `PackedRows`, and so is `packing`.
 
     Returns:
         `PackedRows`: as many rows as one epoch has.
@@ -233,6 +242,7 @@ def evaluation_rows(
         max_source_length=max_source_length,
         max_target_length=max_target_length,
         shuffle=False,
+        packing=packing,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
+from math import ceil
 from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -78,7 +79,7 @@ def train_tokenizer(
         )
     if arguments.sample_megabytes <= 0:
         raise UsageError(f"tokenizer.sample_megabytes: {arguments.sample_megabytes} is not above 0: raise it")
-    sample = sample_documents(documents, int(arguments.sample_megabytes * 1_000_000))
+    sample = sample_documents(documents, ceil(arguments.sample_megabytes * 1_000_000))
     if not sample:
         raise UsageError("there is no text to train the tokenizer on: check data.train_files or data.dataset")
 

@@ -15,8 +15,8 @@ from hftk.data.sources import RawDocument
 from hftk.errors import UsageError
 
 SPLITS = ("train", "validation")
-BATCH_DOCUMENTS = 2048
-BATCH_CHARACTERS = 250_000  # so that a batch of long documents takes no more memory than one of short ones
+BATCH_DOCUMENTS = 1024
+BATCH_CHARACTERS = 100_000  # so that a batch of long documents takes no more memory than one of short ones
 CHUNK = 65_536  # documents of the index that are in memory at once
 GROUPS = 64  # of hashes, one of which is in memory at once
 
@@ -40,7 +40,7 @@ def write_corpus(
         train (`Iterable[tuple[str, str, int]]`), validation (`Iterable[tuple[str, str, int]]`):
             Raw documents.
         validation_share (`float`):
-            Share of the training documents that becomes validation.
+            Share of the training documents that becomes validation; 0 where `validation` is given.
         tokenizer (`Tokenizer`):
             Without truncation and padding.
         folder (`Path`):
@@ -70,6 +70,10 @@ def write_corpus(
     if not sides["train"]["documents"]:
         raise UsageError(f"data: no document is left to train on (dropped: {counts or 'nothing'}), give more text")
     if not sides["validation"]["documents"]:
+        if not validation_share:
+            raise UsageError(
+                f"data.validation_files: no document is left (dropped: {counts or 'nothing'}), give others"
+            )
         raise UsageError(
             f"data.validation_share: of {sides['train']['documents']} documents none became validation at "
             f"{validation_share}, raise it or give data.validation_files"

@@ -1024,9 +1024,8 @@ class HftkForMaskedLM(HftkEncoderBase):
 
 class HftkForPreTraining(HftkForConditionalGeneration):
     """
-    What a mixture of objectives trains: a batch with `decoder_position_ids` or `decoder_input_ids` is denoised through
-    both stacks,
-    one without is a masked language model of the encoder alone.
+    What a mixture of objectives trains: a batch that says something of the decoder is denoised through both stacks, one
+    that does not is a masked language model of the encoder alone.
 
     Args:
         config ([`HftkConfig`]): the architecture.
@@ -1037,7 +1036,8 @@ class HftkForPreTraining(HftkForConditionalGeneration):
     @can_return_tuple
     def forward(self, **kwargs) -> Seq2SeqLMOutput | MaskedLMOutput:
         """Arguments and outputs are those of [`HftkForConditionalGeneration`] or of [`HftkForMaskedLM`]."""
-        if kwargs.get("decoder_position_ids") is None and kwargs.get("decoder_input_ids") is None:
+        decoder_inputs = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask")
+        if all(kwargs.get(name) is None for name in decoder_inputs):
             return HftkForMaskedLM.forward(self, **kwargs)
         return super().forward(**kwargs)
 

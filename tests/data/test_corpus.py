@@ -210,6 +210,12 @@ def test_a_corpus_without_a_side_is_refused(tmp_path, tokenizer, texts, argument
         prepare(tmp_path, tokenizer, texts, **arguments)
 
 
+def test_validation_files_without_a_document_are_refused(tmp_path, tokenizer):
+    validation_files = [write_lines(tmp_path / "validation.txt", ["", " "])]
+    with pytest.raises(UsageError, match="data.validation_files: no document is left"):
+        prepare(tmp_path, tokenizer, validation_files=validation_files)
+
+
 def test_no_source_is_refused(tmp_path, tokenizer):
     with pytest.raises(UsageError, match="give data.train_files or data.dataset"):
         prepare_corpus(DataArguments(), tokenizer, tmp_path)

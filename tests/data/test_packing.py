@@ -108,6 +108,21 @@ def test_each_epoch_holds_every_token_once_in_rows_that_are_full(
             assert rows.cut_documents == sum(length > longest for length in lengths)
 
 
+def test_planning_window_by_window_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents, objective = make_documents([5] * 100), make_objective("infilling")  # 9 of them fill a row
+    at_once = read(PackedRows(documents, objective, max_source_length=64))
+    monkeypatch.setattr(packing, "WINDOW", 16)
+    windowed = read(PackedRows(documents, objective, max_source_length=64))
+    assert len(at_once) == 12
+    assert all(same(left, right) for left, right in zip(at_once, windowed, strict=True))
+
+
+def test_a_document_that_just_fits_is_not_cut() -> None:
+    rows = PackedRows(make_documents([7, 8, 9]), make_objective("infilling"), max_source_length=10, shuffle=False)
+    assert [list(map(len, pieces_of(row))) for row in read(rows)] == [[7], [8], [8], [1]]
+    assert rows.cut_documents == 1
+
+
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     documents, objective = make_documents([5] * 200), make_objective("infilling")
     orders = []

@@ -22,10 +22,30 @@ from hftk.errors import UsageError
 # Each word often enough to become a piece: written-out special tokens and byte pieces must not.
 DOCUMENTS = [
     f"{a} {b}, <s>{b}</s> <0x41>{a} <extra_id_0>\n<mask>▁{b}  {n}."
-    for n, (a, b) in enumerate(random.Random(0).choices([("고양이가", "잔다"), ("the cat", "sleeps"), ("é", "中文")], k=300))
+    for n, (a, b) in enumerate(
+        random.Random(0).choices([("고양이가", "잔다"), ("the cat", "sleeps"), ("é", "中文")], k=300)
+    )
 ]
 ALGORITHMS = ["bpe", "unigram"]
-PIECES = ["<0x41>", "<0xEA>", "▁", "Ġ", " ", "  ", "\n", "\t", "고양이", "가", "🐈", "x", "<", ">", "the", "\u0301", "<unk>"]
+PIECES = [
+    "<0x41>",
+    "<0xEA>",
+    "▁",
+    "Ġ",
+    " ",
+    "  ",
+    "\n",
+    "\t",
+    "고양이",
+    "가",
+    "🐈",
+    "x",
+    "<",
+    ">",
+    "the",
+    "\u0301",
+    "<unk>",
+]
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)

@@ -132,12 +132,14 @@ def test_cls_and_sep_stand_in_for_bos_and_eos() -> None:
 
 
 def test_an_added_token_that_is_not_special_is_text() -> None:
-    tokenizer = wordpiece()
-    tokenizer.add_tokens([AddedToken("고양이 猫", special=False)])
-    vocabulary, index = Vocabulary.from_tokenizer(tokenizer), len(tokenizer) - 1
-    assert vocabulary.token_bytes[index] == len("고양이 猫".encode())
-    assert vocabulary.starts_word[index]
-    assert index in vocabulary.random_tokens
+    tokenizer = train_tokenizer(TEXTS, TokenizerArguments(vocab_size=400))
+    texts = ["고양이 猫", "etc.", ".net"]
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in texts])
+    vocabulary, ids = Vocabulary.from_tokenizer(tokenizer), tokenizer.convert_tokens_to_ids(texts)
+    assert vocabulary.token_bytes[ids].tolist() == [len(text.encode()) for text in texts]
+    assert vocabulary.starts_word[ids].all()
+    assert vocabulary.ends_sentence[ids].tolist() == [False, True, False]
+    assert np.isin(ids, vocabulary.random_tokens).all()
 
 
 def test_ids_without_a_token_are_never_drawn() -> None:
