@@ -1,4 +1,4 @@
-"""hftk: pretrain a Transformer encoder-decoder on raw text and fine-tune it. Importing it registers its models with the Auto classes."""
+"""hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with `AutoModel`."""
 
 from transformers import (
     AutoConfig,

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough: `hftk recipes ls | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except UsageError as error:
         if debug:
@@ -48,7 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if debug or error.errno not in NOT_WRITABLE:
             raise
+        if error.filename is None:
+            _drop_output()
         return _fail(f"{os.strerror(error.errno)}: {error.filename or 'cannot write any further'}")
+
+
+def _drop_output() -> None:
+    """Forgets what waits to be printed: it has nowhere to go, and Python would fail on it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:

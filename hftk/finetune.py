@@ -193,7 +193,7 @@ def load_model(
         config = AutoConfig.from_pretrained(name, **names)
         model = n2n.HEAD.from_config(config) if from_scratch else n2n.HEAD.from_pretrained(name, config=config)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{name} cannot be loaded for {task.name}: {str(error).strip().splitlines()[0]}") from error
+        raise UsageError(f"{name} cannot be loaded for {task.name}: {' '.join(str(error).split())}") from error
     if not tokenizer.is_fast:
         raise UsageError(f"{name} has a slow tokenizer, which does not tell where its tokens stand in the text")
     return tokenizer, model

@@ -129,7 +129,12 @@ def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, obje
     """
     objectives = set(objective.names)
     if isinstance(recipe.model, str):
-        config = AutoConfig.from_pretrained(recipe.model)
+        try:
+            config = AutoConfig.from_pretrained(recipe.model)
+        except OSError as error:
+            raise UsageError(
+                f"model: {recipe.model} is no checkpoint's folder and no Hub id to be had"
+            ) from error
         if not isinstance(config, HftkConfig):
             raise UsageError(
                 f"model: {recipe.model} is of type {config.model_type}; hftk pretrain goes on with models of type hftk"
@@ -246,6 +251,7 @@ def steps_within(recipe: PretrainRecipe, rows: PackedRows, evaluation_batches: f
     if budget.tokens:
         return math.ceil(budget.tokens / (tokens_per_row(rows) * rows.rows_per_batch))
     if budget.minutes:
+        assert recipe.runtime.seconds_per_step is not None  # measured by now
         seconds = recipe.runtime.seconds_per_step * training.gradient_accumulation_steps
         # an evaluation is a forward pass, a third of a step
         evaluation = recipe.runtime.seconds_per_step / 3 * evaluation_batches

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForTokenClassification, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForTokenClassification, BartConfig, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from hftk import HftkConfig, HftkModel
 from hftk.errors import UsageError
@@ -209,8 +209,12 @@ def test_the_written_recipe_launches_the_same_run_again(checkpoints, tmp_path):
 
 
 def test_mistakes_are_told_in_one_line(checkpoints, tmp_path):
-    with pytest.raises(UsageError, match="nothing_here cannot be loaded for n2n: [^\n]*$"):
-        finetune(recipe_for(tmp_path, str(tmp_path / "nothing_here")))
+    BartConfig(vocab_size=300, d_model=8).save_pretrained(tmp_path / "no_tokenizer")
+    BartConfig(vocab_size=300, d_model=8).save_pretrained(tmp_path / "no_such_head")
+    build_tokenizer().save_pretrained(tmp_path / "no_such_head")
+    for name in ("nothing_here", "no_tokenizer", "no_such_head"):
+        with pytest.raises(UsageError, match=f"^[^\n]*{name} cannot be loaded for n2n: [^\n]*$"):
+            finetune(recipe_for(tmp_path, str(tmp_path / name)))
     with pytest.raises(UsageError, match="validation_files"):
         finetune(
             recipe_for(

@@ -42,7 +42,7 @@ class DataArguments:
             Share of the documents, drawn by a hash of their text, that is validation. Unused with `validation_files`.
         max_source_length (`int`, defaults to 512):
             Tokens of a packed row for the encoder.
-        max_target_length (`int`, defaults to 256):
+        max_target_length (`int`, defaults to 512):
             Tokens of a packed row for the decoder.
         packing (`bool`, defaults to `True`):
             Fill each row with as many documents as fit; `False` gives each document a row of its own.
@@ -58,7 +58,7 @@ class DataArguments:
     text_column: str = "text"
     validation_share: float = 0.005
     max_source_length: int = 512
-    max_target_length: int = 256
+    max_target_length: int = 512
     packing: bool = True
     cache_dir: str | None = None
 

@@ -17,7 +17,7 @@ from hftk.errors import UsageError
 SPLITS = ("train", "validation")
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 100_000  # so that a batch of long documents takes no more memory than one of short ones
-CHUNK = 65_536  # documents of the index that are in memory at once
+CHUNK = 16_384  # documents of the index that are in memory at once
 GROUPS = 64  # of hashes, one of which is in memory at once
 
 # What is known of each document until the duplicates are found.

@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_position": "post",
         "norm_eps": 1e-5,
         "embedding_norm": True,
+        "init_std": 0.02,
         "position_embedding_type": "learned",
         "activation_function": "gelu",
         "gated_feed_forward": False,
@@ -121,8 +122,9 @@ class HftkConfig(PreTrainedConfig):
             classifier.
         classifier_pooling (`str`, defaults to `"mean"`):
             What a sequence classifier reads: the `mean` over real tokens, or the `first` token.
-        init_std (`float`, defaults to 0.02):
-            Standard deviation of initial weights.
+        init_std (`float`, *optional*):
+            Standard deviation of initial weights; by default d_model ** -0.5, which lets small models start at once
+            (BART has 0.02).
         trained_objectives (`list[str]`, *optional*):
             Written by pretraining: the objectives that the weights were trained on. A class whose part was never
             trained
@@ -172,7 +174,7 @@ class HftkConfig(PreTrainedConfig):
     activation_dropout: float = 0.0
     classifier_dropout: float = 0.0
     classifier_pooling: str = "mean"
-    init_std: float = 0.02
+    init_std: float | None = None
     use_cache: bool = True
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
@@ -184,6 +186,8 @@ class HftkConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if self.init_std is None:
+            self.init_std = self.d_model**-0.5
         if self.final_norm is None:
             self.final_norm = self.norm_position == "pre"
         self._refuse_nonsense()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
@@ -177,6 +178,11 @@ class HftkBatchNorm(nn.BatchNorm1d):
     `nn.BatchNorm1d` on the list of real tokens. In a decoder it leaks the future while it trains: the statistics
     include later tokens.
     """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         if not self.training:
@@ -442,13 +448,12 @@ class HftkPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if (
-            isinstance(module, nn.Embedding)
-            and module.embedding_dim == self.config.d_model
-            and self.config.scale_lm_head
-        ):
-            # T5 divides before the head what it leaves large at the bottom
-            nn.init.normal_(module.weight)
+        if isinstance(module, HftkAttention) and not self.config.scale_attention:
+            # T5 begins with the division that its scores do without
+            init.normal_(module.q_proj.weight, std=self.config.init_std * module.head_dim**-0.5)
+        if isinstance(module, nn.Embedding) and self.config.scale_lm_head:
+            # and divides before the head what it leaves large at the bottom
+            init.normal_(module.weight)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

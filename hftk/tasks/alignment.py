@@ -49,8 +49,8 @@ def encode_words(words: list[str], tokenizer: PreTrainedTokenizerBase, max_lengt
     token, word_start = 0, 0
     for word in words:
         word_end = word_start + len(word)
-        # Zero-width tokens (special ones, a lone space once it is trimmed) end where they start and belong to nobody.
-        while token < len(spans) and (spans[token][1] <= word_start or spans[token][0] == spans[token][1]):
+        # What ends here: the rest of the word before, a lone space, a special token.
+        while token < len(spans) and spans[token][1] <= word_start:
             token += 1
         if token < len(spans) and spans[token][0] < word_end:
             first_tokens.append(token)

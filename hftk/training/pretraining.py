@@ -84,7 +84,7 @@ class PretrainingTrainer(HftkTrainer):
             metrics[f"{metric_key_prefix}_loss"] += part.weight * loss
             metrics[f"{metric_key_prefix}_bits_per_byte"] += part.weight * bits_per_byte
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -109,9 +109,8 @@ def test_masked_lm_gets_to_15_percent_exactly_among_short_words() -> None:
 
 
 def test_masked_lm_masks_text_without_word_borders_in_tens() -> None:
-    lengths = np.array([1000])
     ids = distinct([1000])
-    noised = masked_lm(ids, lengths, np.random.default_rng(0), make_vocabulary(starts_word=0))
+    noised = masked_lm(ids, np.array([1000]), np.random.default_rng(0), make_vocabulary(starts_word=0))
     masked = (noised.labels != IGNORED).reshape(100, 10)
     assert masked.all(axis=1).sum() == 15
     assert masked.sum() == 150

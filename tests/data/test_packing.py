@@ -78,8 +78,7 @@ def test_each_epoch_holds_every_token_once_in_rows_that_are_full(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "WINDOW", window)
         documents, objective = make_documents(lengths), make_objective("infilling")
-        sizes = {"max_source_length": max_source_length, "max_target_length": max_target_length}
-        rows = PackedRows(documents, objective, rows=10**6, seed=seed, shuffle=shuffle, **sizes)
+        rows = PackedRows(documents, objective, 10**6, 1, seed, max_source_length, max_target_length, shuffle)
         row = 0
         for _ in range(2):
             epoch: list[list[int]] = []
@@ -245,6 +244,16 @@ def test_collate_pads_masked_lm_labels_to_the_source() -> None:
     assert {tuple(tensor.shape) for tensor in batch.values()} == {(2, 32)}
     assert batch["labels"][0, 5:].tolist() == [-100] * 27
     assert batch["position_ids"][0].tolist() == list(range(32))
+
+
+@pytest.mark.parametrize("name", ["masked_lm", "infilling"])
+def test_without_packing_each_document_has_a_row_and_no_positions(name: Any) -> None:
+    rows = PackedRows(make_documents([3, 9, 5]), make_objective(name), shuffle=False, packing=False)
+    packed = PackedRows(make_documents([3, 9, 5]), make_objective(name), shuffle=False)
+    assert [int(np.count_nonzero(row["position_ids"] == 0)) for row in read(rows)] == [1, 1, 1]
+    assert len(packed) == 1
+    without = {key for key in packed.collate(read(packed)) if not key.endswith("position_ids")}
+    assert set(rows.collate(read(rows))) == without
 
 
 def test_padding_never_exceeds_the_limits() -> None:

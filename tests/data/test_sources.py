@@ -1,5 +1,6 @@
 import gzip
 import json
+from collections.abc import Callable
 
 import pyarrow
 import pyarrow.parquet
@@ -29,7 +30,12 @@ def refusal(*files, column="text"):
 
 
 def compressed(content, ending):
-    return {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending](content)
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".zst": zstandard.ZstdCompressor().compress,
+    }
+    return compressors[ending](content)
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
