@@ -1,4 +1,4 @@
-"""hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with `AutoModel`."""
+"""hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with AutoModel."""
 
 from transformers import (
     AutoConfig,

@@ -87,12 +87,9 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     metrics["steps"] = trainer.state.global_step
     metrics["minutes"] = seconds / 60
     metrics["tokens_per_second"] = steps_made * rows.rows_per_batch * tokens_per_row(rows) / seconds
-    metrics |= {
-        f"eval_{name}_unigram_bits_per_byte": unigram_bits_per_byte(
-            part, token_counts(corpus, len(vocabulary.token_bytes))
-        )
-        for name, part in held_out_rows.items()
-    }
+    counts = token_counts(corpus, len(vocabulary.token_bytes))
+    for name, part in held_out_rows.items():
+        metrics[f"eval_{name}_unigram_bits_per_byte"] = unigram_bits_per_byte(part, counts, vocabulary)
     trainer.save_model()
     if state.is_main_process:
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -132,9 +129,7 @@ def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, obje
         try:
             config = AutoConfig.from_pretrained(recipe.model)
         except OSError as error:
-            raise UsageError(
-                f"model: {recipe.model} is no checkpoint's folder and no Hub id to be had"
-            ) from error
+            raise UsageError(f"model: {recipe.model} is no checkpoint's folder and no Hub id to be had") from error
         if not isinstance(config, HftkConfig):
             raise UsageError(
                 f"model: {recipe.model} is of type {config.model_type}; hftk pretrain goes on with models of type hftk"

@@ -23,7 +23,8 @@ model: {{d_model: 32, encoder_layers: 1, decoder_layers: 1, encoder_attention_he
 tokenizer: {{vocab_size: 500}}
 data: {{train_files: [{text}], validation_share: 0.2, max_source_length: 64, max_target_length: 64}}
 runtime: {{dtype: float32, attn_implementation: sdpa, seconds_per_step: 1.0}}
-training: {{max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, logging_steps: 1, save_steps: 3}}
+training: {{max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, logging_steps: 1, save_steps: 3,
+  eval_strategy: steps, eval_steps: 3}}
 """
 
 

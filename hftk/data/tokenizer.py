@@ -98,7 +98,6 @@ def train_tokenizer(
         eos_token=EOS,
         mask_token=MASK,
         model_max_length=model_max_length,
-        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
 

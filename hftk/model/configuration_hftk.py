@@ -186,11 +186,11 @@ class HftkConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        self._refuse_nonsense()
         if self.init_std is None:
             self.init_std = self.d_model**-0.5
         if self.final_norm is None:
             self.final_norm = self.norm_position == "pre"
-        self._refuse_nonsense()
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> "HftkConfig":

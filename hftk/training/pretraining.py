@@ -41,19 +41,20 @@ def held_out(rows: PackedRows, weight: float, vocabulary: Vocabulary) -> HeldOut
     return HeldOut(rows, weight, counts, int((counts * token_bytes).sum()))
 
 
-def unigram_bits_per_byte(held_out: HeldOut, token_counts: np.ndarray) -> float:
+def unigram_bits_per_byte(held_out: HeldOut, token_counts: np.ndarray, vocabulary: Vocabulary) -> float:
     """
     Bits per byte of guessing each held-out token by its frequency in the training text (add-one smoothed). Special
-    tokens are given
-    to the guess for free.
+    tokens, which the text does not hold, are given to the guess for free.
 
     Args:
         held_out ([`HeldOut`]): what is to be predicted.
         token_counts (`np.ndarray` of shape `(vocab_size,)`): of the training text.
+        vocabulary ([`Vocabulary`]): tells which tokens are special.
     """
-    smoothed = token_counts + 1
+    ordinary = vocabulary.random_tokens
+    smoothed = token_counts[ordinary] + 1
     bits = -np.log2(smoothed / smoothed.sum())
-    return float((held_out.label_counts * bits)[: len(bits)].sum() / held_out.label_bytes)
+    return float((held_out.label_counts[ordinary] * bits).sum() / held_out.label_bytes)
 
 
 class PretrainingTrainer(HftkTrainer):
@@ -70,7 +71,7 @@ class PretrainingTrainer(HftkTrainer):
     """
 
     def __init__(self, *args: Any, held_out: dict[str, HeldOut], **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, eval_dataset={name: part.rows for name, part in held_out.items()}, **kwargs)
         self.held_out = held_out
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
