@@ -121,8 +121,7 @@ def make_tokenizer(recipe: PretrainRecipe, reuse: bool = False) -> PreTrainedTok
 def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, objective: Objective) -> PreTrainedModel:
     """
     The model that the objectives train: the encoder alone for `masked_lm`, both stacks for denoising, with random
-    weights or those of
-    the checkpoint that the recipe names.
+    weights or those of the checkpoint that the recipe names.
     """
     objectives = set(objective.names)
     if isinstance(recipe.model, str):

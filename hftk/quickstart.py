@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from hftk.data.packaged import turkish_web_treebank
+from hftk.finetune import write_metrics
 from hftk.tasks import n2n
 from hftk.tasks.jsonl import Row, write_rows
 
@@ -48,45 +49,48 @@ def quickstart(output: str) -> dict[str, float]:
         UsageError: the package that brings the text is not installed.
     """
     start = time.perf_counter()
-    folder = Path(output).resolve()
+    folder = Path(output)
     labelled, test = write_data(folder / "data")
     write_recipes(folder)
-    say("data/*", f"Turkish sentences: raw text, {len(labelled)} labelled ones, {len(test)} others to test on")
+    print(f"Turkish sentences in {folder}/data: raw text, {len(labelled)} with labels, {len(test)} others to test on")
 
-    say("hftk pretrain recipes/pretrain.yaml", f"{PRETRAINING_MINUTES} minutes of filling gaps in the raw text")
-    run(folder, "pretrain", "-m", "hftk", "pretrain", "recipes/pretrain.yaml")
-    loaded = run(folder, "reload", "-c", RELOAD, "pretrained")
-    say("AutoModel.from_pretrained('pretrained')", f"in a fresh process: {loaded}")
-    say("hftk finetune recipes/finetune.yaml", "learning parts of speech from the labelled sentences")
-    run(folder, "finetune", "-m", "hftk", "finetune", "recipes/finetune.yaml")
-    say("hftk finetune recipes/from_scratch.yaml", "the same from random weights, to compare")
-    run(folder, "from_scratch", "-m", "hftk", "finetune", "recipes/from_scratch.yaml")
-    say("hftk predict finetuned", "tagging the sentences to test on")
-    files = ["--input", "data/test.jsonl", "--output", "tagged.jsonl"]
-    run(folder, "predict", "-m", "hftk", "predict", "finetuned", *files)
+    pretrain, finetune, from_scratch = (
+        f"{folder}/recipes/{name}.yaml" for name in ("pretrain", "finetune", "from_scratch")
+    )
+    print(f"{PRETRAINING_MINUTES} minutes of filling gaps in the raw text: hftk pretrain {pretrain}")
+    run(folder, "pretrain", "-m", "hftk", "pretrain", pretrain)
+
+    print(f"A fresh process loads it: AutoModel.from_pretrained('{folder}/pretrained')")
+    print("  " + run(folder, "reload", "-c", RELOAD, f"{folder}/pretrained"))
+
+    print(f"It learns parts of speech from the labels: hftk finetune {finetune}")
+    run(folder, "finetune", "-m", "hftk", "finetune", finetune)
+
+    print(f"So does the same model with random weights: hftk finetune {from_scratch}")
+    run(folder, "from_scratch", "-m", "hftk", "finetune", from_scratch)
+
+    files = ["--input", f"{folder}/data/test.jsonl", "--output", f"{folder}/predicted.jsonl"]
+    print(f"The first tags the unseen sentences: hftk predict {folder}/finetuned {' '.join(files)}")
+    run(folder, "predict", "-m", "hftk", "predict", f"{folder}/finetuned", *files)
 
     metrics = {
-        "with_pretraining": test_accuracy(folder / "finetuned"),
-        "without_pretraining": test_accuracy(folder / "from_scratch"),
+        "with_pretraining": accuracy(folder / "finetuned"),
+        "without_pretraining": accuracy(folder / "from_scratch"),
         **guessing_accuracy(labelled, test),
         "minutes": (time.perf_counter() - start) / 60,
     }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_metrics(metrics, folder / "metrics.json")
     print(
         f"""
 Words of {len(test)} unseen sentences that get the right part of speech:
   {metrics["with_pretraining"]:6.1%}  with pretraining
-  {metrics["without_pretraining"]:6.1%}  without: the same model and labels, random weights
-  {metrics["guess_by_word"]:6.1%}  guess: the most frequent tag of each word, of all words for an unknown one
-  {metrics["guess_most_frequent"]:6.1%}  guess: the most frequent tag
+  {metrics["without_pretraining"]:6.1%}  without pretraining
+  {metrics["guess_by_word"]:6.1%}  by guessing each word's most frequent tag, unknown words by the most frequent of all
+  {metrics["guess_most_frequent"]:6.1%}  by guessing the most frequent tag of all
 
-{metrics["minutes"]:.1f} minutes. Everything is in {folder}: recipes/ to change and run again, tagged.jsonl to read."""
+{metrics["minutes"]:.1f} minutes. Change a recipe in {folder}/recipes and run its command again."""
     )
     return metrics
-
-
-def say(command: str, what: str) -> None:
-    print(f"{command:40} {what}", flush=True)
 
 
 def write_data(folder: Path) -> tuple[list[Row], list[Row]]:
@@ -110,6 +114,7 @@ def write_data(folder: Path) -> tuple[list[Row], list[Row]]:
 
 def write_recipes(folder: Path) -> None:
     """Writes the recipes of the three runs. Their settings were chosen on the validation sentences."""
+    folder = folder.resolve()  # so that they run from anywhere
     quiet = {"report_to": "none", "disable_tqdm": True}
     pretrain = {
         "output": f"{folder}/pretrained",
@@ -169,20 +174,20 @@ def write_recipes(folder: Path) -> None:
 
 
 def run(folder: Path, name: str, *arguments: str) -> str:
-    """Runs Python in the folder, without a network, and returns what it prints; warnings and progress go to a log."""
-    (folder / "logs").mkdir(exist_ok=True)
+    """Runs Python without a network and returns the last line that it prints; all of it goes to a log."""
     log = folder / "logs" / f"{name}.txt"
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    log.parent.mkdir(exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=folder, env=offline, stdout=file, stderr=subprocess.STDOUT)
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, *arguments], env=offline, stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed with status {done.returncode}; {log} tells why")
-    return log.read_text(encoding="utf-8").strip()
+        raise RuntimeError(f"{' '.join(arguments)} ended with status {done.returncode}; {log} says why")
+    return log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
 
 
-def test_accuracy(run_folder: Path) -> float:
-    return json.loads((run_folder / "metrics.json").read_text())["test_accuracy"]
+def accuracy(run_folder: Path) -> float:
+    """What `hftk finetune` measured on the test sentences."""
+    return json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test_accuracy"]
 
 
 def guessing_accuracy(labelled: list[Row], test: list[Row]) -> dict[str, float]:

@@ -43,8 +43,9 @@ def clean(text: str) -> str:
     Returns:
         `str`: the clean text; cleaning it again changes nothing.
     """
-    text = LINE_BREAKS.sub("\n", text)
-    text = CONTROL_CHARACTERS.sub("", text)
+    if not text.isprintable():  # most texts are, and this is quick
+        text = LINE_BREAKS.sub("\n", text)
+        text = CONTROL_CHARACTERS.sub("", text)
     return unicodedata.normalize("NFC", text)
 
 

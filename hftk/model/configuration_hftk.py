@@ -82,8 +82,7 @@ class HftkConfig(PreTrainedConfig):
         norm_type (`str`, defaults to `"rms_norm"`):
             `layer_norm`, `rms_norm`, `batch_norm` or `none`. `batch_norm` takes its statistics over the real tokens of
             the batch in training and running averages in eval; in a decoder the statistics of a batch let each token
-            see
-            later ones while it trains, one reason why Transformers normalise each token by itself.
+            see later ones while it trains, one reason why Transformers normalise each token by itself.
         norm_position (`str`, defaults to `"pre"`):
             `pre`: x + f(norm(x)); `post`: norm(x + f(x)).
         norm_eps (`float`, defaults to 1e-6):
@@ -96,8 +95,7 @@ class HftkConfig(PreTrainedConfig):
             Whether x goes round each block. Without, x + f(x) becomes f(x).
         position_embedding_type (`str`, defaults to `"rotary"`):
             `sinusoidal` (Vaswani et al. 2017, §3.5), `learned`, `relative` (T5's buckets, shared by all layers of a
-            stack),
-            `rotary` (Su et al. 2021), `alibi` (Press et al. 2021; symmetric in the encoder) or `none`.
+            stack), `rotary` (Su et al. 2021), `alibi` (Press et al. 2021; symmetric in the encoder) or `none`.
         relative_attention_num_buckets (`int`, defaults to 32), relative_attention_max_distance (`int`, defaults to
         128):
             For `relative`.
@@ -127,8 +125,7 @@ class HftkConfig(PreTrainedConfig):
             (BART has 0.02).
         trained_objectives (`list[str]`, *optional*):
             Written by pretraining: the objectives that the weights were trained on. A class whose part was never
-            trained
-            (the decoder after `masked_lm` alone) then refuses to load.
+            trained (the decoder after `masked_lm` alone) then refuses to load.
 
     Raises:
         ValueError: a combination that makes no sense, in one line that says why.

@@ -141,8 +141,7 @@ def alibi_slopes(heads: int) -> list[float]:
 def relative_buckets(distance: torch.Tensor, bidirectional: bool, buckets: int, max_distance: int) -> torch.Tensor:
     """
     T5's buckets (Raffel et al. 2019, §2.1; equal to `T5Attention._relative_position_bucket`): half of them one distance
-    each, the
-    others logarithmically wider up to `max_distance`. `distance` is key position minus query position.
+    each, the others logarithmically wider up to `max_distance`. `distance` is key position minus query position.
     """
     result = torch.zeros_like(distance)
     if bidirectional:
@@ -174,8 +173,7 @@ class HftkRMSNorm(nn.RMSNorm):
 class HftkBatchNorm(nn.BatchNorm1d):
     """
     BatchNorm: each feature by its mean and variance over the real tokens of the batch, running averages in eval. Equal
-    to
-    `nn.BatchNorm1d` on the list of real tokens. In a decoder it leaks the future while it trains: the statistics
+    to `nn.BatchNorm1d` on the list of real tokens. In a decoder it leaks the future while it trains: the statistics
     include later tokens.
     """
 
@@ -540,8 +538,7 @@ class HftkStack(HftkPreTrainedModel):
     ) -> torch.Tensor | None:
         """
         What `relative` and `alibi` add to the scores, (1, heads, query_length, key_length). It depends on distances
-        alone, which
-        packing and padding leave as they are within a document, so indices serve for positions.
+        alone, which packing and padding leave as they are within a document, so indices serve for positions.
         """
         if self.config.position_embedding_type not in ("relative", "alibi"):
             return None

@@ -60,10 +60,8 @@ def unigram_bits_per_byte(held_out: HeldOut, token_counts: np.ndarray, vocabular
 class PretrainingTrainer(HftkTrainer):
     """
     The Trainer of `hftk pretrain`. Rows are read in order (each is a function of the seed and its index, see
-    [`PackedRows`]), and
-    evaluation reports, for each objective and their weighted mean, `eval_loss` (nats a label) and `eval_bits_per_byte`
-    (negative
-    log-likelihood of all labels over the UTF-8 bytes of those labels).
+    [`PackedRows`]), and evaluation reports, for each objective and their weighted mean, `eval_loss` (nats a label) and
+    `eval_bits_per_byte` (negative log-likelihood of all labels over the UTF-8 bytes of those labels).
 
     Args:
         held_out (`dict[str, HeldOut]`): what to evaluate on, by objective.

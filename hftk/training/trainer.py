@@ -14,10 +14,8 @@ LOG_FILE = "log.jsonl"
 class HftkTrainer(Trainer):
     """
     [`transformers.Trainer`] with three differences: it leaves no `training_args.bin` (a pickle that holds the Hub
-    token), it logs the
-    loss of the step itself (the original logs an average over the steps since the last line, which a resume changes),
-    and it
-    writes what it logs to `log.jsonl`.
+    token), it logs the loss of the step itself (the original logs an average over the steps since the last line, which
+    a resume changes), and it writes what it logs to `log.jsonl`.
 
     Args and methods are those of [`transformers.Trainer`].
     """
