@@ -66,6 +66,10 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     choose_runtime_and_steps(recipe, model, rows, held_out_rows)
     rows.rows = recipe.training.max_steps * rows.rows_per_batch
 
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, output / "recipe.yaml")
+
     trainer = PretrainingTrainer(
         model=model,
         args=recipe.training,
@@ -74,9 +78,6 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         processing_class=tokenizer,
         held_out=held_out_rows,
     )
-    if state.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        save_recipe(recipe, output / "recipe.yaml")
     state.print(announcement(recipe, model, rows))
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)

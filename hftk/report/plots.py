@@ -20,7 +20,8 @@ def plot_losses(log: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     training = [(line["step"], line["loss"]) for line in log if "loss" in line]
     if training:
-        axes.plot(*zip(*training, strict=True), color="0.7", linewidth=1, label="training, each logged step")
+        # dots, since in a mixture each step is of one objective, and a line would jump between their losses
+        axes.plot(*zip(*training, strict=True), ".", color="0.7", markersize=3, label="training, each logged step")
     for name in sorted({key for line in log for key in line if key.startswith("eval_") and key.endswith("loss")}):
         points = [(line["step"], line[name]) for line in log if name in line]
         label = "validation" + ("" if name == "eval_loss" else f", {name[5:-5]}")
