@@ -1046,8 +1046,8 @@ class HftkForPreTraining(HftkForConditionalGeneration):
 
 class HftkForSequenceClassification(HftkEncoderBase):
     """
-    The encoder with a linear layer over the pooled tokens (`config.classifier_pooling`):
-        one label, several, or a number for a text.
+    The encoder with a linear layer over the pooled tokens (`config.classifier_pooling`): one label, several, or a
+    number for a text.
 
     Args:
         config ([`HftkConfig`]):
