@@ -9,7 +9,6 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
-from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_causal_mask,
@@ -58,6 +57,17 @@ def shift_tokens_right(
     if decoder_position_ids is not None:
         shifted = shifted.masked_fill(decoder_position_ids == 0, decoder_start_token_id)
     return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def lm_loss(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
+    """
+    Cross-entropy of unshifted labels, -100 left out, equal to `transformers.loss.loss_utils.ForMaskedLMLoss` (whose
+    module takes a second to import): the mean over labels, or their sum over `num_items_in_batch`.
+    """
+    logits, labels = logits.flatten(0, 1).float(), labels.flatten()
+    if num_items_in_batch is None:
+        return nn.functional.cross_entropy(logits, labels)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
 
 
 def positions_from_mask(
@@ -950,7 +960,7 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
         logits = self.lm_logits(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = ForMaskedLMLoss(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
+            loss = lm_loss(logits, labels, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -1018,7 +1028,7 @@ class HftkForMaskedLM(HftkEncoderBase):
         logits = self.lm_logits(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = ForMaskedLMLoss(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
+            loss = lm_loss(logits, labels, num_items_in_batch)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.loss.loss_utils import ForMaskedLMLoss
 
 from hftk import (
     HftkConfig,
@@ -19,6 +20,7 @@ from hftk import (
     HftkForTokenClassification,
 )
 from hftk.model.configuration_hftk import PRESETS
+from hftk.model.modeling_hftk import lm_loss
 
 
 def ids(*shape: int) -> torch.Tensor:
@@ -87,6 +89,13 @@ def test_compiles_without_graph_breaks(build, preset):
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     for inputs in (batch, batch | positions):
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_items_in_batch", [None, torch.tensor(7)])
+def test_the_loss_equals_that_of_transformers(num_items_in_batch):
+    logits, labels = torch.randn(2, 5, 9), torch.tensor([[1, -100, 3, 8, -100], [0, 2, -100, -100, 5]])
+    expected = ForMaskedLMLoss(logits, labels, 9, num_items_in_batch=num_items_in_batch)
+    torch.testing.assert_close(lm_loss(logits, labels, num_items_in_batch), expected)
 
 
 def test_resized_embeddings_serve_both_stacks_and_the_head(build):
