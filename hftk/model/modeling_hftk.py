@@ -64,7 +64,7 @@ def lm_loss(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torc
     Cross-entropy of unshifted labels, -100 left out, equal to `transformers.loss.loss_utils.ForMaskedLMLoss` (whose
     module takes a second to import): the mean over labels, or their sum over `num_items_in_batch`.
     """
-    logits, labels = logits.flatten(0, 1).float(), labels.flatten()
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
     if num_items_in_batch is None:
         return nn.functional.cross_entropy(logits, labels)
     return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
@@ -766,6 +766,7 @@ class HftkEncoderBase(HftkPreTrainedModel):
     Shared embedding and encoder, under the parameter names that every class has; a class built on it adds its head.
     """
 
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\."]  # a checkpoint of both stacks serves it too
     _tied_weights_keys = {"encoder.embed_tokens.weight": "shared.weight"}
 
     def __init__(self, config: HftkConfig):
@@ -1013,7 +1014,8 @@ class HftkForMaskedLM(HftkEncoderBase):
         """
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                the masked tokens, -100 elsewhere.
+                the masked tokens, -100 elsewhere. In training mode the output then has no `logits`: they would mostly
+                be of tokens without a label.
             num_items_in_batch (`int`, *optional*):
                 the sum of the losses is divided by it, instead of by the number of labels.
             others: as in [`HftkEncoder`].
@@ -1025,7 +1027,16 @@ class HftkForMaskedLM(HftkEncoderBase):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.lm_logits(outputs.last_hidden_state)
+        states = outputs.last_hidden_state
+        if labels is not None and self.training and not torch.compiler.is_compiling():
+            # few tokens are masked, and training reads nothing but the loss: head and loss for those alone
+            states, labels = states[labels != -100], labels[labels != -100]  # (masked, d_model), (masked,)
+            return MaskedLMOutput(
+                loss=lm_loss(self.lm_logits(states), labels, num_items_in_batch),
+                hidden_states=outputs.hidden_states,
+                attentions=outputs.attentions,
+            )
+        logits = self.lm_logits(states)
         loss = None
         if labels is not None:
             loss = lm_loss(logits, labels, num_items_in_batch)

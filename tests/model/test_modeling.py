@@ -98,6 +98,16 @@ def test_the_loss_equals_that_of_transformers(num_items_in_batch):
     torch.testing.assert_close(lm_loss(logits, labels, num_items_in_batch), expected)
 
 
+def test_training_scores_masked_tokens_alone_with_the_same_loss(build):
+    model = build(HftkForMaskedLM, dropout=0.0)
+    ids = torch.arange(4, 28).reshape(2, 12)
+    labels = torch.where(torch.arange(12) % 5 == 0, ids, -100)
+    whole = model(input_ids=ids, labels=labels)
+    alone = model.train()(input_ids=ids, labels=labels)
+    assert whole.logits.shape == (2, 12, 97) and alone.logits is None
+    torch.testing.assert_close(alone.loss, whole.loss)
+
+
 def test_resized_embeddings_serve_both_stacks_and_the_head(build):
     model = build(HftkForConditionalGeneration)
     source, target = ids(2, 6), ids(2, 4)
