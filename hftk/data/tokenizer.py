@@ -25,7 +25,9 @@ BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 # A word with the space before it, a number, a run of other signs, or white space. No piece crosses such a border, so
 # no text, not even "</s>" or "<0x41>" written out, can become a special token or a byte piece: each needs `<` and a
 # letter or digit in one piece.
-WORDS = Regex(r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+")
+WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+# The same with each Hangul syllable apart.
+SYLLABLES = r" ?\p{Hangul}| ?(?:(?!\p{Hangul})[\p{L}\p{M}])+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @dataclass
@@ -38,6 +40,9 @@ class TokenizerArguments:
             `"bpe"` (byte-level) or `"unigram"` (with byte pieces for characters outside the vocabulary).
         vocab_size (`int`, defaults to 16384):
             Most tokens that the tokenizer may have, the special ones included. Little text gives fewer.
+        syllables (`bool`, defaults to `False`):
+            Make each Hangul syllable, with the space before it, a token, and join none to longer ones. Twice as many
+            tokens, whose borders are those of particles, endings and names: for models that will label characters.
         sample_megabytes (`float`, defaults to 10.0):
             Size in 10^6 bytes of the sample of documents that it is trained on.
     """
@@ -45,6 +50,7 @@ class TokenizerArguments:
     path: str | None = None
     algorithm: Literal["bpe", "unigram"] = "bpe"
     vocab_size: int = 16384
+    syllables: bool = False
     sample_megabytes: float = 10.0
 
 
@@ -84,7 +90,7 @@ def train_tokenizer(
         raise UsageError("there is no text to train the tokenizer on: check data.train_files or data.dataset")
 
     train = {"bpe": _train_bpe, "unigram": _train_unigram}[arguments.algorithm]
-    tokenizer = train(sample, arguments.vocab_size)
+    tokenizer = train(sample, arguments.vocab_size, Regex(SYLLABLES if arguments.syllables else WORDS))
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}",
@@ -157,11 +163,11 @@ def sample_documents(documents: Iterable[str], size: int) -> list[str]:
     return [document for _, document in sorted(heap, reverse=True)]
 
 
-def _train_bpe(sample: list[str], vocab_size: int) -> Tokenizer:
+def _train_bpe(sample: list[str], vocab_size: int, words: Regex) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -175,7 +181,7 @@ def _train_bpe(sample: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _train_unigram(sample: list[str], vocab_size: int) -> Tokenizer:
+def _train_unigram(sample: list[str], vocab_size: int, words: Regex) -> Tokenizer:
     """
     A Unigram whose pieces hold plain spaces: with the usual `▁` in their place, a `▁` in a text would come back as one.
     """
@@ -187,7 +193,7 @@ def _train_unigram(sample: list[str], vocab_size: int) -> Tokenizer:
 
     learner = Tokenizer(models.Unigram())
     learner.normalizer = normalizers.NFC()
-    learner.pre_tokenizer = pre_tokenizers.Split(WORDS, "isolated")
+    learner.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
     trainer = trainers.UnigramTrainer(vocab_size=max(room, 1) + 1, show_progress=False)  # it never ends with 1
     learner.train_from_iterator((document.translate(common_text) for document in sample), trainer)
     learned = _reproducible(json.loads(learner.to_str())["model"]["vocab"])[:room]

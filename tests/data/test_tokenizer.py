@@ -127,6 +127,14 @@ def test_bpe_learns_what_tokenizers_learns():
     assert ours.tokenize(documents[0]) == reference.encode(documents[0]).tokens
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_syllables_stay_apart_and_other_letters_do_not(algorithm):
+    tokenizer = train_tokenizer(DOCUMENTS, TokenizerArguments(algorithm=algorithm, vocab_size=600, syllables=True))
+    ids = tokenizer("고양이가 잔다, the cat", add_special_tokens=False)["input_ids"]
+    pieces = [tokenizer.decode([i]) for i in ids]
+    assert pieces[:7] == ["고", "양", "이", "가", " 잔", "다", ","] and len(pieces) < 7 + len(" the cat")
+
+
 @given(st.lists(st.text(min_size=1), max_size=30), st.integers(1, 60), st.randoms())
 def test_a_sample_does_not_depend_on_order_or_repetition(documents, size, order):
     sample = sample_documents(documents, size)
