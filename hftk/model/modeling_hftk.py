@@ -250,6 +250,14 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class HftkQueryProjection(nn.Linear):
+    """A linear layer that is known by its type when weights are drawn: T5's queries begin smaller."""
+
+    def __init__(self, in_features: int, heads: int, head_dim: int, bias: bool):
+        super().__init__(in_features, heads * head_dim, bias=bias)
+        self.head_dim = head_dim
+
+
 class HftkAttention(nn.Module):
     """
     Multi-head attention (Vaswani et al. 2017, §3.2): of a sequence to itself, or of the decoder (Q) to the encoder's
@@ -264,7 +272,7 @@ class HftkAttention(nn.Module):
         self.head_dim = config.head_dim or config.d_model // heads
         self.scaling = self.head_dim**-0.5 if config.scale_attention else 1.0
         width = heads * self.head_dim
-        self.q_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
+        self.q_proj = HftkQueryProjection(config.d_model, heads, self.head_dim, bias=config.use_bias)
         self.k_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
         self.v_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
         self.out_proj = nn.Linear(width, config.d_model, bias=config.use_bias)
@@ -456,9 +464,9 @@ class HftkPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, HftkAttention) and not self.config.scale_attention:
+        if isinstance(module, HftkQueryProjection) and not self.config.scale_attention:
             # T5 begins with the division that its scores do without
-            init.normal_(module.q_proj.weight, std=self.config.init_std * module.head_dim**-0.5)
+            init.normal_(module.weight, std=self.config.init_std * module.head_dim**-0.5)
         if isinstance(module, nn.Embedding) and self.config.scale_lm_head:
             # and divides before the head what it leaves large at the bottom
             init.normal_(module.weight)

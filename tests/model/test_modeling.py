@@ -18,6 +18,7 @@ from hftk import (
     HftkForPreTraining,
     HftkForSequenceClassification,
     HftkForTokenClassification,
+    HftkModel,
 )
 from hftk.model.configuration_hftk import PRESETS
 from hftk.model.modeling_hftk import lm_loss
@@ -96,6 +97,16 @@ def test_the_loss_equals_that_of_transformers(num_items_in_batch):
     logits, labels = torch.randn(2, 5, 9), torch.tensor([[1, -100, 3, 8, -100], [0, 2, -100, -100, 5]])
     expected = ForMaskedLMLoss(logits, labels, 9, num_items_in_batch=num_items_in_batch)
     torch.testing.assert_close(lm_loss(logits, labels, num_items_in_batch), expected)
+
+
+def test_weights_begin_as_large_as_those_of_the_preset():
+    sizes = {"vocab_size": 500, "d_model": 64, "encoder_layers": 1, "decoder_layers": 1}
+    t5, modern = (HftkModel(HftkConfig.from_preset(preset, **sizes)) for preset in ("t5", "modern"))
+    for model, query, embedding in ((t5, 64**-0.5 * t5.config.head_dim**-0.5, 1.0), (modern, 64**-0.5, 64**-0.5)):
+        attention = model.encoder.layers[0].self_attn
+        assert attention.q_proj.weight.std().item() == pytest.approx(query, rel=0.05)
+        assert attention.k_proj.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+        assert model.shared.weight.std().item() == pytest.approx(embedding, rel=0.05)
 
 
 def test_training_scores_masked_tokens_alone_with_the_same_loss(build):
