@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from .model.configuration_hftk import HftkConfig
+from .model.configuration_hftk_arc import HftkArcConfig
 from .model.modeling_hftk import (
     HftkEncoderModel,
     HftkForConditionalGeneration,
@@ -20,6 +21,7 @@ from .model.modeling_hftk import (
     HftkForTokenClassification,
     HftkModel,
 )
+from .model.modeling_hftk_arc import HftkForArcPrediction
 
 __version__ = "0.1.0"
 
@@ -30,10 +32,14 @@ AutoModelForMaskedLM.register(HftkConfig, HftkForMaskedLM)
 AutoModelForSeq2SeqLM.register(HftkConfig, HftkForConditionalGeneration)
 AutoModelForSequenceClassification.register(HftkConfig, HftkForSequenceClassification)
 AutoModelForTokenClassification.register(HftkConfig, HftkForTokenClassification)
+AutoConfig.register("hftk_arc", HftkArcConfig)
+AutoModel.register(HftkArcConfig, HftkForArcPrediction)
 
 __all__ = [
+    "HftkArcConfig",
     "HftkConfig",
     "HftkEncoderModel",
+    "HftkForArcPrediction",
     "HftkForConditionalGeneration",
     "HftkForMaskedLM",
     "HftkForPreTraining",

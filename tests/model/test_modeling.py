@@ -101,12 +101,13 @@ def test_the_loss_equals_that_of_transformers(num_items_in_batch):
 
 def test_weights_begin_as_large_as_those_of_the_preset():
     sizes = {"vocab_size": 500, "d_model": 64, "encoder_layers": 1, "decoder_layers": 1}
-    t5, modern = (HftkModel(HftkConfig.from_preset(preset, **sizes)) for preset in ("t5", "modern"))
-    for model, query, embedding in ((t5, 64**-0.5 * t5.config.head_dim**-0.5, 1.0), (modern, 64**-0.5, 64**-0.5)):
-        attention = model.encoder.layers[0].self_attn
-        assert attention.q_proj.weight.std().item() == pytest.approx(query, rel=0.05)
-        assert attention.k_proj.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
-        assert model.shared.weight.std().item() == pytest.approx(embedding, rel=0.05)
+    for preset, share, embedding in (("t5", 32**-0.5, 1.0), ("modern", 1.0, 64**-0.5)):
+        config = HftkConfig.from_preset(preset, **sizes, encoder_attention_heads=2, decoder_attention_heads=2)
+        model = HftkModel(config)
+        spread = {name: weight.std().item() for name, weight in model.named_parameters()}
+        assert spread["encoder.layers.0.self_attn.q_proj.weight"] == pytest.approx(64**-0.5 * share, rel=0.05)
+        assert spread["encoder.layers.0.self_attn.k_proj.weight"] == pytest.approx(64**-0.5, rel=0.05)
+        assert spread["shared.weight"] == pytest.approx(embedding, rel=0.05)
 
 
 def test_training_scores_masked_tokens_alone_with_the_same_loss(build):

@@ -1,0 +1,339 @@
+"""Deep biaffine dependency parsing (Dozat & Manning 2017, arXiv:1611.01734) over the encoder of any model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_hftk_arc import HftkArcConfig
+
+
+@dataclass
+class ArcOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            When `heads` are given: cross-entropy (nats) of the heads plus that of the labels, mean over words.
+        arc_scores (`torch.FloatTensor` of shape `(batch_size, words, 1 + words)`):
+            How well each node (0: the root, i: the i-th word) serves each word as its head; a softmax over nodes makes
+            them probabilities. -inf for a word as its own head and for padding; all of a padding word's row.
+        label_scores (`torch.FloatTensor` of shape `(batch_size, words, 1 + words, num_labels)`, *optional*):
+            Scores of the relations for each arc; not in training mode, which reads none but those of the right arcs.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            The backbone's, if they were asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    arc_scores: torch.Tensor | None = None
+    label_scores: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def find_cycle(heads: torch.Tensor) -> torch.Tensor:
+    """
+    The nodes of one cycle, none if there is no cycle. `heads` (nodes,) gives the head of each node; node 0 has itself.
+    """
+    reached = heads
+    for _ in range(len(heads).bit_length()):  # 2 ** k ≥ nodes steps up: at the root, or on a cycle
+        reached = reached[reached]
+    on_cycles = reached[reached != 0]
+    cycle = on_cycles[:1].tolist()
+    while cycle and (head := int(heads[cycle[-1]])) != cycle[0]:
+        cycle.append(head)
+    return torch.tensor(cycle, dtype=torch.long)
+
+
+def best_heads(scores: torch.Tensor) -> torch.Tensor:
+    """
+    Chu-Liu/Edmonds: the heads (nodes,) of the tree of greatest weight below node 0, which has itself. `scores` (nodes,
+    nodes): a row has the scores of one node's heads, -inf for itself; the row of node 0 does not matter.
+    """
+    contractions = []
+    while True:
+        heads = scores.argmax(dim=1)
+        heads[0] = 0
+        inside = find_cycle(heads)  # (cycle,)
+        if len(inside) == 0:
+            break
+        # The cycle becomes one node, the last. To enter it at a word is to give up the head that the word has in it.
+        outside = torch.tensor(sorted(set(range(len(heads))) - set(inside.tolist())))
+        given_up = scores[inside, heads[inside]][:, None]  # (cycle, 1)
+        entering, entered = (scores[inside][:, outside] - given_up).max(dim=0)  # (outside,): by the head that enters
+        leaving, left = scores[outside][:, inside].max(dim=1)  # (outside,): by the node that has its head inside
+        contractions.append((heads, outside, inside[entered], inside[left]))
+        scores = nn.functional.pad(scores[outside][:, outside], (0, 1, 0, 1), value=-torch.inf)
+        scores[-1, :-1] = entering
+        scores[:-1, -1] = leaving
+    for expanded, outside, entered, left in reversed(contractions):
+        contracted, entering_head = heads[:-1], heads[-1]  # indices into `outside`, or its length for the cycle
+        heads = expanded  # in which all of the cycle but one keep their heads
+        heads[outside] = torch.where(contracted == len(outside), left, outside[contracted.clamp(max=len(outside) - 1)])
+        heads[entered[entering_head]] = outside[entering_head]
+    return heads
+
+
+def maximum_spanning_tree(scores: torch.Tensor) -> torch.Tensor:
+    """
+    The dependency tree of greatest total score in which exactly one word hangs on the root.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(words, 1 + words)`):
+            The score of each head (0: the root) for each word. An arc that is not finite is taken only where there is
+            no tree without; a word as its own head never.
+
+    Returns:
+        `torch.LongTensor` of shape `(words,)`: the heads.
+
+    Source: Chu & Liu 1965; Edmonds 1967; for the one root Stanojević & Cohen 2021, "A Root of the Problem".
+    """
+    words = scores.shape[0]
+    graph = torch.zeros(words + 1, words + 1, dtype=torch.float64)
+    graph[1:] = scores.detach().cpu()
+    arcs = ~torch.eye(words + 1, dtype=torch.bool)  # all that could be: (dependent, head)
+    finite = arcs & graph.isfinite()
+    worse = 1 + 2 * torch.where(finite, graph, 0).abs().amax(dim=1).sum()  # than all the other arcs can make good
+    graph = torch.where(finite, graph, torch.where(arcs, -worse, -torch.inf))
+    heads = graph.argmax(dim=1)
+    heads[0] = 0
+    if len(find_cycle(heads)) or (heads[1:] == 0).sum() > 1:
+        graph[:, 0] -= (2 * words + 1) * worse  # so that of two words on the root one would rather have any other head
+        heads = best_heads(graph)
+    return heads[1:].to(scores.device)
+
+
+class HftkArcProjection(nn.Linear):
+    """The states of words in one of their roles: (batch, words, in_features) → (batch, words, out_features)."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float):
+        super().__init__(in_features, out_features)
+        self.dropout = dropout
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = nn.functional.leaky_relu(super().forward(states), negative_slope=0.1)
+        kept = states.new_ones(states.shape[0], 1, states.shape[2])  # the same features for all words of a sentence
+        return states * nn.functional.dropout(kept, p=self.dropout, training=self.training)
+
+
+class HftkBiaffine(nn.Module):
+    """
+    [d; 1]ᵀ W_o h for each pair of a dependent d and a head h, and each output o; the 1 lets a head score by itself.
+    With `dependent_bias` it is [h; 1], so that a dependent does too.
+    """
+
+    def __init__(self, features: int, outputs: int, dependent_bias: bool):
+        super().__init__()
+        self.dependent_bias = dependent_bias
+        self.weight = nn.Parameter(torch.zeros(outputs, features + 1, features + dependent_bias))
+
+    def forward(self, dependents: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        """(batch, dependents, features), (batch, heads, features) → (batch, dependents, heads, outputs)"""
+        dependents = nn.functional.pad(dependents, (0, 1), value=1.0)
+        if self.dependent_bias:
+            heads = nn.functional.pad(heads, (0, 1), value=1.0)
+        return torch.einsum("bdi,oij,bhj->bdho", dependents, self.weight, heads)
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """What of a model reads: the encoder of an encoder-decoder; all of any other, but for a pooler, never trained."""
+    if model.config.is_encoder_decoder:
+        return model.get_encoder()
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    return model
+
+
+class HftkForArcPrediction(PreTrainedModel):
+    """
+    A dependency parser: which word is the head of each word, and in which relation. The encoder has its parameters
+    under `backbone.`, by the names that they have in it.
+
+    Args:
+        config ([`HftkArcConfig`]): the head, and in `backbone_config` the encoder.
+    """
+
+    config_class = HftkArcConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    # the backbone refuses what it cannot do
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: HftkArcConfig):
+        super().__init__(config)
+        backbone_config, dropout = config.backbone_config, config.head_dropout
+        width = backbone_config.hidden_size
+        # the dtype of the head, and not the one that the backbone was saved in
+        self.backbone = encoder_of(AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype()))
+        self.root = nn.Parameter(torch.empty(width))  # no tokenizer has a token for it that all have
+        if config.scalar_mix:
+            self.layer_weights = nn.Parameter(torch.empty(backbone_config.num_hidden_layers + 1))
+        self.arc_dependent = HftkArcProjection(width, config.arc_dim, dropout)
+        self.arc_head = HftkArcProjection(width, config.arc_dim, dropout)
+        self.label_dependent = HftkArcProjection(width, config.label_dim, dropout)
+        self.label_head = HftkArcProjection(width, config.label_dim, dropout)
+        self.arc_biaffine = HftkBiaffine(config.arc_dim, 1, dependent_bias=False)
+        self.label_biaffine = HftkBiaffine(config.label_dim, config.num_labels, dependent_bias=True)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, HftkArcProjection):
+            init.orthogonal_(module.weight)
+        elif isinstance(module, HftkBiaffine):
+            init.zeros_(module.weight)
+        elif isinstance(module, HftkForArcPrediction):
+            init.normal_(module.root)  # as large as a normalised state
+            if self.config.scalar_mix:
+                init.zeros_(module.layer_weights)
+
+    @classmethod
+    def from_backbone(cls, name_or_path: str, pretrained: bool = True, **config_kwargs: Any) -> "HftkForArcPrediction":
+        """
+        A parser to train, over the encoder of a checkpoint.
+
+        Args:
+            name_or_path (`str`):
+                Folder or Hub id of the checkpoint.
+            pretrained (`bool`, defaults to `True`):
+                Whether the encoder has the checkpoint's weights, or random ones (to compare with).
+            config_kwargs:
+                Fields of [`HftkArcConfig`]: the relations (`id2label` and `label2id`) above all.
+        """
+        # an hftk model refuses to load a decoder that was never trained; here it is not taken
+        backbone_config = AutoConfig.from_pretrained(name_or_path, trained_objectives=None)
+        model = cls(HftkArcConfig(backbone_config=backbone_config, **config_kwargs))
+        if pretrained:
+            loaded = AutoModel.from_pretrained(name_or_path, config=backbone_config)
+            model.backbone.load_state_dict(encoder_of(loaded).state_dict())
+        return model
+
+    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
+        self.backbone.activation_checkpointing_enable(*args, **kwargs)
+
+    def word_states(self, states: torch.Tensor, word_ids: torch.Tensor, words: int) -> torch.Tensor:
+        """
+        (batch, tokens, width), (batch, tokens) → (batch, 1 + words, width): the learned root before the words. A word
+        without a token is a zero vector.
+        """
+        places = torch.arange(1, words + 1, device=states.device)
+        belongs = word_ids[:, None, :] == places[:, None]  # (batch, words, tokens)
+        if self.config.word_pooling == "first":
+            belongs = belongs & (belongs.cumsum(dim=-1) == 1)
+        counts = belongs.sum(dim=-1, keepdim=True).clamp(min=1)  # (batch, words, 1)
+        pooled = belongs.to(states.dtype) @ states / counts.to(states.dtype)
+        return torch.cat([self.root.to(states.dtype).expand(len(states), 1, -1), pooled], dim=1)
+
+    def loss(
+        self,
+        arc_scores: torch.Tensor,
+        label_dependents: torch.Tensor,
+        label_heads: torch.Tensor,
+        heads: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """
+        Cross-entropy of the heads, plus that of the labels on the arcs to them, for the words whose head is given.
+        Shapes: (batch, words, nodes), (batch, words, label_dim), (batch, nodes, label_dim), twice (batch, words) → ().
+        """
+        given = heads != -100  # (batch, words)
+        loss = nn.functional.cross_entropy(arc_scores[given].float(), heads[given], reduction="sum")
+        if labels is not None:
+            sentence = given.nonzero()[:, 0]  # (given,)
+            dependents = label_dependents[given][:, None]  # (given, 1, label_dim)
+            their_heads = label_heads[sentence, heads[given]][:, None]  # (given, 1, label_dim)
+            scores = self.label_biaffine(dependents, their_heads).flatten(1)  # (given, num_labels)
+            loss = loss + nn.functional.cross_entropy(scores.float(), labels[given], reduction="sum")
+        return loss / (given.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        word_ids: torch.Tensor | None = None,
+        heads: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        word_counts: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> ArcOutput:
+        """
+        Args:
+            input_ids, attention_mask (of shape `(batch_size, tokens)`), others: for the backbone.
+            word_ids (`torch.LongTensor` of shape `(batch_size, tokens)`):
+                The word that each token belongs to, from 1; 0 for a token of no word (special tokens, padding).
+            heads (`torch.LongTensor` of shape `(batch_size, words)`, *optional*):
+                The head of each word: another word, from 1, or 0 for the root; -100 where there is none to learn.
+            labels (`torch.LongTensor` of shape `(batch_size, words)`, *optional*):
+                The relation of each word to its head; -100 where there is none to learn.
+            word_counts (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                How many words each sentence has; by default up to the last that has a token, has a head or is one.
+                Needed where a sentence's last words have no tokens (they were cut) but shall get heads.
+            num_items_in_batch (`int`, *optional*):
+                The sum of the losses is divided by it, instead of by the number of words whose head is given.
+        """
+        if word_ids is None:
+            raise ValueError("word_ids is missing: the word that each token belongs to, from 1, and 0 for none")
+        all_states = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
+        kwargs["output_hidden_states"] = all_states or self.config.scalar_mix
+        outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        states = outputs.last_hidden_state  # (batch, tokens, width)
+        if self.config.scalar_mix:
+            layers = torch.stack(outputs.hidden_states, dim=-1)  # (batch, tokens, width, layers)
+            states = layers @ self.layer_weights.softmax(dim=0).to(layers.dtype)
+
+        if word_counts is None:
+            word_counts = word_ids.amax(dim=1)
+            if heads is not None:
+                places = torch.arange(1, heads.shape[1] + 1, device=heads.device)
+                last_given = torch.where(heads == -100, 0, torch.maximum(places, heads)).amax(dim=1)
+                word_counts = torch.maximum(word_counts, last_given)
+        words = int(word_counts.max()) if heads is None else heads.shape[1]
+        nodes = self.word_states(states, word_ids, words)  # (batch, 1 + words, width)
+
+        arc_scores = self.arc_biaffine(self.arc_dependent(nodes[:, 1:]), self.arc_head(nodes)).squeeze(-1)
+        indices = torch.arange(words + 1, device=states.device)
+        real = indices <= word_counts[:, None]  # (batch, 1 + words)
+        itself = indices[1:, None] == indices  # (words, 1 + words)
+        arc_scores = arc_scores.masked_fill(~(real[:, 1:, None] & real[:, None, :] & ~itself), -torch.inf)
+        label_dependents, label_heads = self.label_dependent(nodes[:, 1:]), self.label_head(nodes)
+        loss = None
+        if heads is not None:
+            loss = self.loss(arc_scores, label_dependents, label_heads, heads, labels, num_items_in_batch)
+        return ArcOutput(
+            loss=loss,
+            arc_scores=arc_scores,
+            label_scores=None if self.training else self.label_biaffine(label_dependents, label_heads),
+            hidden_states=outputs.hidden_states if all_states else None,
+            attentions=outputs.attentions,
+        )
+
+    @staticmethod
+    def decode(arc_scores: torch.Tensor, label_scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The best tree of each sentence, with one word on the root, and the best relation of each of its arcs.
+
+        Args:
+            arc_scores, label_scores: as in [`ArcOutput`].
+
+        Returns:
+            `tuple(torch.LongTensor)`: heads and labels, both of shape `(batch_size, words)`, -100 for padding.
+        """
+        real = (arc_scores != -torch.inf).any(dim=-1)  # (batch, words)
+        heads = torch.full_like(real, -100, dtype=torch.long)
+        for sentence, count in enumerate(real.sum(dim=-1).tolist()):
+            heads[sentence, :count] = maximum_spanning_tree(arc_scores[sentence, :count, : count + 1])
+        arcs = heads.clamp(min=0)[:, :, None, None].expand(-1, -1, 1, label_scores.shape[-1])
+        labels = label_scores.gather(2, arcs).squeeze(2).argmax(dim=-1)  # (batch, words)
+        return heads, labels.masked_fill(~real, -100)
+
+
+__all__ = ["ArcOutput", "HftkArcConfig", "HftkForArcPrediction", "maximum_spanning_tree"]
