@@ -86,13 +86,20 @@ def pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def finetune(options: argparse.Namespace, overrides: list[str]) -> None:
     """A checkpoint and labelled text to a task model."""
-    from hftk.finetune import finetune
+    from hftk.finetune import finetune, load_finetune_recipe
 
-    finetune(_load(options, overrides))
+    finetune(load_finetune_recipe(find_recipe(options.recipe), overrides))
+
+
+def evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
+    """The scores of a task model on labelled rows."""
+    from hftk.evaluate import evaluate
+
+    evaluate(options.directory, options.data)
 
 
 def predict(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Rows of JSON in, the same rows with a task model's predictions out."""
+    """Rows in, the same rows with a task model's predictions out."""
     from hftk.predict import predict
 
     predict(options.directory, options.input, options.output)
@@ -110,19 +117,9 @@ def recipes_cp(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _load(options: argparse.Namespace, overrides: list[str]) -> Any:
-    from hftk.recipe import load_recipe
+    from hftk.recipe import PretrainRecipe, load_recipe
 
-    return load_recipe(find_recipe(options.recipe), overrides, _recipe_class(options.command))
-
-
-def _recipe_class(command: str) -> type:
-    if command == "finetune":
-        from hftk.finetune import FinetuneRecipe
-
-        return FinetuneRecipe
-    from hftk.recipe import PretrainRecipe
-
-    return PretrainRecipe
+    return load_recipe(find_recipe(options.recipe), overrides, PretrainRecipe)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,10 +131,16 @@ class _RecipeHelp(argparse.Action):
     """Prints the help of a command and of all the keys of its recipe."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from hftk.recipe import recipe_parser
+        from hftk.finetune import RECIPES
+        from hftk.recipe import PretrainRecipe, recipe_parser
 
         print(parser.format_help())
-        print(recipe_parser(_recipe_class(parser.prog.split()[-1])).format_help())
+        if parser.prog.endswith("finetune"):
+            for name, recipe_class in RECIPES.items():
+                print(f"The keys of a recipe with task.name {name}:\n")
+                print(recipe_parser(recipe_class).format_help())
+        else:
+            print(recipe_parser(PretrainRecipe).format_help())
         parser.exit()
 
 
@@ -167,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     add(tokenizer, takes_recipe=True)
     add(pretrain, takes_recipe=True).add_argument("--resume", action="store_true", help="go on where a run was cut off")
     add(finetune, takes_recipe=True)
+    evaluating = add(evaluate)
+    evaluating.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
+    evaluating.add_argument("--data", nargs="+", required=True, metavar="FILE", help="labelled rows")
     predicting = add(predict)
     predicting.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
     predicting.add_argument("--input", default="-", metavar="FILE", help="rows; - is standard input (default)")

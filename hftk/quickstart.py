@@ -19,8 +19,8 @@ import yaml
 
 from hftk.data.packaged import turkish_web_treebank
 from hftk.finetune import write_metrics
-from hftk.tasks import n2n
-from hftk.tasks.jsonl import Row, write_rows
+from hftk.tasks.n2n import N2N
+from hftk.tasks.rows import Row, write_rows
 
 TEST, VALIDATION, LABELLED = 485, 485, 300  # sentences
 PRETRAINING_MINUTES = 2.5
@@ -199,4 +199,4 @@ def guessing_accuracy(labelled: list[Row], test: list[Row]) -> dict[str, float]:
         "guess_by_word": [[by_word.get(word, most_frequent) for word in row["tokens"]] for row in test],
         "guess_most_frequent": [[most_frequent for _ in row["tokens"]] for row in test],
     }
-    return {name: n2n.score(guess, test, n2n.TaskArguments())["accuracy"] for name, guess in guesses.items()}
+    return {name: N2N("n2n").score(guess, test)["accuracy"] for name, guess in guesses.items()}

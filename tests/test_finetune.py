@@ -1,6 +1,7 @@
 import io
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from transformers import AutoModelForTokenClassification, BartConfig, BertConfig
 
 from hftk import HftkConfig, HftkModel
 from hftk.errors import UsageError
-from hftk.finetune import FinetuneRecipe, finetune
+from hftk.evaluate import evaluate
+from hftk.finetune import FinetuneRecipe, finetune, load_finetune_recipe
 from hftk.predict import predict
-from hftk.recipe import load_recipe
 from hftk.recipe_files import find_recipe
-from hftk.tasks.jsonl import write_rows
+from hftk.tasks.rows import write_rows
 
 LABELS = {"the": "DET", "cat": "NOUN", "dogs": "NOUN", "bird": "NOUN", "sees": "VERB", "eat": "VERB", ".": "PUNCT"}
 order = random.Random(0)
@@ -94,19 +95,20 @@ def recipe_for(folder: Path, model: str, *overrides: str) -> FinetuneRecipe:
     (folder / "recipe.yaml").write_text(f"""
 output: {folder}/run
 model: {model}
+task: {{name: n2n}}
 data:
   train_files: [{folder}/train.jsonl]
   validation_files: [{folder}/validation.jsonl]
   test_files: [{folder}/test.jsonl]
 training:
-  max_steps: 30
-  learning_rate: 0.01
+  max_steps: 60
+  learning_rate: 0.005
   per_device_train_batch_size: 4
   save_strategy: "no"
   disable_tqdm: true
   use_cpu: true
 """)
-    return load_recipe(folder / "recipe.yaml", overrides, FinetuneRecipe)
+    return load_finetune_recipe(folder / "recipe.yaml", list(overrides))
 
 
 @pytest.mark.parametrize("model", ["bert", "hftk"])
@@ -118,7 +120,7 @@ def test_learns_scores_and_leaves_a_folder_that_predicts_the_same(model, checkpo
     assert not list(run.rglob("*.bin")), "pickles"
 
     scored = [json.loads(line) for line in (run / "test_predictions.jsonl").read_text().splitlines()]
-    assert scored == [{**row, "predicted": row["labels"]} for row in TEST]
+    assert scored == [{**row, "predicted": {"labels": row["labels"]}} for row in TEST]
 
     predict(str(run), str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl"))
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == TEST
@@ -171,26 +173,41 @@ def test_accumulating_two_small_batches_is_the_step_of_a_large_one(model, checkp
     torch.testing.assert_close(weights[0], weights[1])
 
 
-def test_words_beyond_the_longest_input_are_counted_and_predicted_as_null(checkpoints, tmp_path):
-    metrics = finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.max_length", "6"))
-    unseen = int(metrics["test_words_unseen"])
-    words = sum(len(row["tokens"]) for row in TEST)
-    assert 0 < unseen < words and metrics["test_accuracy"] == pytest.approx(1 - unseen / words)
+def test_a_text_longer_than_the_model_reads_is_read_in_windows(checkpoints, tmp_path):
+    metrics = finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.max_length", "8"))
+    assert max(len(row["tokens"]) for row in TEST) > 6 and metrics["test_accuracy"] == 1.0
 
-    predict(str(tmp_path / "run"), str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl"))
-    labels = [json.loads(line)["labels"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [len(row) for row in labels] == [len(row["tokens"]) for row in TEST]
-    assert sum(row.count(None) for row in labels) == unseen
+
+def test_evaluate_gives_the_scores_of_the_run(checkpoints, tmp_path, capsys):
+    metrics = finetune(recipe_for(tmp_path, checkpoints["hftk"]))
+    capsys.readouterr()
+    scores = evaluate(str(tmp_path / "run"), [str(tmp_path / "test.jsonl")])
+    assert json.loads(capsys.readouterr().out) == scores
+    assert scores == pytest.approx({name: metrics[f"test_{name}"] for name in scores})
+
+
+def test_several_seeds_give_means_and_spreads(checkpoints, tmp_path):
+    metrics = finetune(recipe_for(tmp_path, checkpoints["bert"], "--seeds", "2", "--training.max_steps", "2"))
+    losses = [json.loads((tmp_path / f"run/seed-{s}/metrics.json").read_text())["test_loss"] for s in (42, 43)]
+    assert losses[0] != losses[1]
+    assert metrics["test_loss"] == pytest.approx(sum(losses) / 2)
+    assert metrics["test_loss_std"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
+
+
+def test_without_validation_files_a_share_is_split_off_by_text(checkpoints, tmp_path, capsys):
+    finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.validation_files", "[]", "--training.max_steps", "1"))
+    counts = [int(number) for number in re.findall(r"^(?:train|validation): (\d+) rows", capsys.readouterr().out, re.M)]
+    assert sum(counts) == 32 and 0 < counts[1] < 12
 
 
 def test_predict_reads_and_writes_pipes_and_keeps_other_columns(checkpoints, tmp_path, monkeypatch, capsys):
     finetune(recipe_for(tmp_path, checkpoints["bert"]))
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"id": 7, "tokens": ["the", "dogs", "."]}\n{"tokens": []}\n'))
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"id": 7, "tokens": ["the", "dogs", "."]}\n{"tokens": ["."]}\n'))
     capsys.readouterr()
     predict(str(tmp_path / "run"))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
         {"id": 7, "tokens": ["the", "dogs", "."], "labels": ["DET", "NOUN", "PUNCT"]},
-        {"tokens": [], "labels": []},
+        {"tokens": ["."], "labels": ["PUNCT"]},
     ]
 
 
@@ -198,13 +215,13 @@ def test_the_debug_recipe_runs(checkpoints, tmp_path):
     write_rows(ROWS, tmp_path / "rows.jsonl")
     files = ["--data.train_files", f"{tmp_path}/rows.jsonl", "--data.test_files", f"{tmp_path}/rows.jsonl"]
     places = ["--model", checkpoints["hftk"], "--output", f"{tmp_path}/run"]
-    metrics = finetune(load_recipe(find_recipe("n2n/debug"), [*places, *files], FinetuneRecipe))
+    metrics = finetune(load_finetune_recipe(find_recipe("n2n/debug"), [*places, *files]))
     assert metrics["test_accuracy"] > 0.5
 
 
 def test_the_written_recipe_launches_the_same_run_again(checkpoints, tmp_path):
     first = finetune(recipe_for(tmp_path, checkpoints["hftk"], "--from_scratch", "true"))
-    again = finetune(load_recipe(tmp_path / "run" / "recipe.yaml", [], FinetuneRecipe))
+    again = finetune(load_finetune_recipe(tmp_path / "run" / "recipe.yaml", []))
     assert first["train_loss"] == again["train_loss"] and first["test_loss"] == again["test_loss"]
 
 
@@ -216,11 +233,8 @@ def test_mistakes_are_told_in_one_line(checkpoints, tmp_path):
         with pytest.raises(UsageError, match=f"^[^\n]*{name} cannot be loaded for n2n: [^\n]*$"):
             finetune(recipe_for(tmp_path, str(tmp_path / name)))
     with pytest.raises(UsageError, match="validation_files"):
-        finetune(
-            recipe_for(
-                tmp_path, checkpoints["bert"], "--data.validation_files", "[]", "--training.eval_strategy", "epoch"
-            )
-        )
+        unscored = ["--data.validation_files", "[]", "--data.validation_share", "0"]
+        finetune(recipe_for(tmp_path, checkpoints["bert"], *unscored, "--training.eval_strategy", "epoch"))
     with pytest.raises(UsageError, match="data.train_files: no rows"):
         finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.train_files", "[]"))
     with pytest.raises(UsageError, match="no recipe.yaml"):

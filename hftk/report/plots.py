@@ -32,3 +32,30 @@ def plot_losses(log: list[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def plot_confusion(wanted: list[str], predicted: list[str], path: Path) -> None:
+    """
+    How often each label was predicted where another was right, as a PNG; rows sum to 1.
+
+    Args:
+        wanted (`list[str]`): the right label of each item.
+        predicted (`list[str]`): the label that was predicted for it.
+        path (`Path`): the file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    labels = sorted({*wanted, *predicted})
+    size = max(3.0, 0.5 * len(labels))
+    figure, axes = pyplot.subplots(figsize=(size + 1, size), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(
+        wanted, predicted, labels=labels, normalize="true", values_format=".2f", cmap="Blues", ax=axes, colorbar=False
+    )
+    axes.set(xlabel="predicted", ylabel="right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,61 +1,95 @@
-"""Words against subwords: which token of the encoded text stands for which word."""
+"""Units of a text against subwords: which tokens of the encoded text stand for which word or character."""
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
-class EncodedWords:
+class EncodedUnits:
     """
-    A list of words as the model reads it.
+    The units of a text as the model reads them, in as many windows as it takes.
 
     Args:
-        input_ids (`list[int]` of length tokens):
-            The words joined by spaces and encoded, with the tokenizer's special tokens, at most `max_length` of them.
-        first_tokens (`list[int | None]` of length words):
-            Where in `input_ids` each word's first token stands; `None` for a word that has no token of its own: it
-            lies beyond `max_length`, the tokenizer drops all its characters, or it shares its only token with the
-            word before it.
+        windows (`list[list[int]]`):
+            The `input_ids` of each window, special tokens and all, at most `max_length` of them. Neighbours overlap.
+        units (`list[list[int | None]]`):
+            The unit that each token of each window belongs to; `None` for special tokens.
+        places (`list[tuple[int, int]]`):
+            For each unit the window that shows most around it and, there, its first token.
     """
 
-    input_ids: list[int]
-    first_tokens: list[int | None]
+    windows: list[list[int]]
+    units: list[list[int | None]]
+    places: list[tuple[int, int]]
 
 
-def encode_words(words: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWords:
+def running_text(words: list[str], misc: list[str] | None = None) -> list[str]:
     """
-    Encodes words as the running text that they came from, so that their subwords are those that pretraining saw, and
-    finds each word's first token by character offsets.
+    Words with the space before them: none before the first, nor after a word whose column MISC (CoNLL-U) says
+    `SpaceAfter=No`.
+    """
+    glued = [False, *("SpaceAfter=No" in fields.split("|") for fields in misc or [])]
+    return [word if i == 0 or (misc and glued[i]) else f" {word}" for i, word in enumerate(words)]
 
-    `tokenizer(words, is_split_into_words=True)` would encode each word alone: a byte-level BPE then takes every word
-    for the start of a text, without the space that is part of its usual token.
+
+def spaced_characters(characters: list[str]) -> list[str]:
+    """
+    Characters with the space before them, as words have it, and nothing in the place of a space: subwords that hold a
+    space alone are rare in most vocabularies, and missing from many. At the end of a text a space stands for itself.
+    """
+    pieces = list(characters)
+    for i in range(len(pieces) - 1):
+        if pieces[i].isspace():
+            pieces[i + 1] = pieces[i] + pieces[i + 1]
+            pieces[i] = ""
+    return pieces
+
+
+def encode_units(units: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedUnits:
+    """
+    Encodes each unit by itself, so that none shares a token with another. With the spaces of [`running_text`] or
+    [`spaced_characters`] it has the subwords that pretraining saw.
 
     Args:
-        words (`list[str]`):
-            The units of one text. None is changed, split or left out.
+        units (`list[str]`):
+            Words or characters. None is changed, split or left out: one that the tokenizer drops is read as its unknown
+            token. An empty one stands where the next one does.
         tokenizer (`PreTrainedTokenizerBase`):
-            A fast one: only those know their tokens' offsets.
+            A fast one: only those know which token is of which unit.
         max_length (`int`):
-            Most tokens of an input, special tokens included; what lies beyond is cut.
-
-    Returns:
-        `EncodedWords`.
+            Most tokens of a window, special tokens included. A longer text is read in windows that overlap by a
+            quarter.
     """
-    encoding = tokenizer(" ".join(words), return_offsets_mapping=True, truncation=True, max_length=max_length)
-    spans = encoding["offset_mapping"]  # [tokens] (start, end) in characters; special tokens are (0, 0)
+    distinct = sorted(set(units) - {""})
+    lengths = map(len, tokenizer(distinct, add_special_tokens=False)["input_ids"])
+    dropped = {unit for unit, length in zip(distinct, lengths, strict=True) if length == 0}
+    full = [i for i, unit in enumerate(units) if unit]
+    encoding = tokenizer(
+        [tokenizer.unk_token or tokenizer.mask_token if units[i] in dropped else units[i] for i in full],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_length,
+        stride=max_length // 4,
+        return_overflowing_tokens=True,
+    )
+    windows: list[list[int]] = encoding["input_ids"]
+    units_of_tokens = [
+        [None if place is None else full[place] for place in encoding.word_ids(window)]
+        for window in range(len(windows))
+    ]
 
-    first_tokens: list[int | None] = []
-    token, word_start = 0, 0
-    for word in words:
-        word_end = word_start + len(word)
-        # What ends here: the rest of the word before, a lone space, a special token.
-        while token < len(spans) and spans[token][1] <= word_start:
-            token += 1
-        if token < len(spans) and spans[token][0] < word_end:
-            first_tokens.append(token)
-            token += 1  # no later word may take this token, even if it reaches into that word
-        else:
-            first_tokens.append(None)
-        word_start = word_end + 1
-    return EncodedWords(encoding["input_ids"], first_tokens)
+    best: dict[int, tuple[float, tuple[int, int]]] = {}
+    for window, owners in enumerate(units_of_tokens):
+        for token, unit in enumerate(owners):
+            if unit is None or (token > 0 and unit == owners[token - 1]):  # not a unit's first token
+                continue
+            before = token if window > 0 else math.inf  # a text's own start and end hide nothing
+            after = len(owners) - token if window < len(windows) - 1 else math.inf
+            shown = min(before, after)
+            if unit not in best or shown > best[unit][0]:
+                best[unit] = shown, (window, token)
+    next_full = [full[bisect_left(full, unit)] for unit in range(len(units))]
+    return EncodedUnits(windows, units_of_tokens, [best[unit][1] for unit in next_full])

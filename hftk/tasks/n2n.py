@@ -1,138 +1,177 @@
-"""N→N: one label for each word of a text (parts of speech, named entities)."""
+"""N→N: one label for each word or each character of a text (parts of speech, named entities, morphemes)."""
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
-from hftk.tasks.alignment import EncodedWords, encode_words
-from hftk.tasks.metrics import LabelScores
+from hftk.tasks.alignment import encode_units, running_text, spaced_characters
+from hftk.tasks.metrics import EntityScores, LabelScores
+from hftk.tasks.rows import Row, column
+from hftk.tasks.task import IGNORED, Example, Features, Task, pad_labels
 
-Row = dict[str, Any]
+ENTITY = re.compile(r"O|[BI]-.+")
 
-HEAD = AutoModelForTokenClassification
-IGNORED = -100  # what `cross_entropy` leaves out by default
+Labels = list[str]  # a label for each unit
 
 
 @dataclass
-class TaskArguments:
+class N2N(Task[Labels]):
     """
     Args:
-        name (`str`, defaults to `"n2n"`):
+        name (`"n2n"`):
             The shape of the task: one label for each unit.
         unit (`str`, defaults to `"word"`):
-            What an item of `tokens_column` is.
+            What carries a label: `"word"` (words are read as running text, a word's label at its first subword) or
+            `"character"` (each is a token of its own, for entities and morphemes that start inside a word; a space is
+            read with the character after it: `I-…` if that is, else `O`).
         tokens_column (`str`, defaults to `"tokens"`):
-            Column with each row's list of words.
+            Column with each row's list of units; for characters a text will do.
         labels_column (`str`, defaults to `"labels"`):
-            Column with each row's list of label names, one a word.
+            Column with each row's list of label names, one a unit. Where they are all `O`, `B-…` and `I-…`, they are
+            entities: predictions never put an `I-` where none can stand, and the score is that of whole entities.
     """
 
-    name: Literal["n2n"] = "n2n"
-    unit: Literal["word"] = "word"
+    name: Literal["n2n"]
+    unit: Literal["word", "character"] = "word"
     tokens_column: str = "tokens"
     labels_column: str = "labels"
 
+    head: ClassVar[Any] = AutoModelForTokenClassification
+    lists: ClassVar[bool] = True
 
-def check_words(row: Row, task: TaskArguments, where: str) -> None:
-    """Raises `UsageError` unless the row has a list of words; `where` names the row."""
-    words = row.get(task.tokens_column)
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UsageError(
-            f"{where}: column {task.tokens_column!r} must hold a list of words, not {words!r:.60}; "
-            f"the columns are {', '.join(row)}, and task.tokens_column names the one to read"
+    def check_inputs(self, row: Row, where: str) -> None:
+        units = column(row, self.tokens_column, "task.tokens_column", where)
+        if self.unit == "character" and isinstance(units, str):
+            units = row[self.tokens_column] = list(units)
+        if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
+            raise UsageError(
+                f"{where}: column {self.tokens_column!r} must hold a list of {self.unit}s, not {units!r:.60}"
+            )
+        if not units or "" in units:
+            raise UsageError(f"{where}: column {self.tokens_column!r} holds an empty text or an empty {self.unit}")
+
+    def check_targets(self, row: Row, where: str) -> None:
+        labels = column(row, self.labels_column, "task.labels_column", where)
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UsageError(
+                f"{where}: column {self.labels_column!r} must hold a list of label names, not {labels!r:.60}"
+            )
+        units = row[self.tokens_column]
+        if len(labels) != len(units):
+            raise UsageError(
+                f"{where}: {len(units)} {self.unit}s but {len(labels)} labels; give each {self.unit} one label"
+            )
+
+    def label_names(self, rows: list[Row]) -> list[str]:
+        names = sorted({label for row in rows for label in row[self.labels_column]})
+        if len(names) < 2:
+            raise UsageError(f"data.train_files: every {self.unit} has the label {names[0]!r}; nothing to tell apart")
+        return names
+
+    def labels(self, row: Row) -> list[str]:
+        return row[self.labels_column]
+
+    def text(self, row: Row) -> str:
+        return "".join(self._units(row))
+
+    def _units(self, row: Row) -> list[str]:
+        """What stands for each unit in the text that the model reads."""
+        units = row[self.tokens_column]
+        return running_text(units, row.get("misc")) if self.unit == "word" else spaced_characters(units)
+
+    def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
+        """
+        `input_ids` of each window and, with `names`, `labels` of the same length. A unit's label stands at
+        its first token, in the one window that shows most around it; the loss ignores all other tokens, and a label
+        that no training row has.
+        """
+        encoded = encode_units(self._units(row), tokenizer, max_length)
+        features: list[Features] = [{"input_ids": ids} for ids in encoded.windows]
+        if names is not None:
+            ids_of = {name: i for i, name in enumerate(names)}
+            for item in features:
+                item["labels"] = [IGNORED] * len(item["input_ids"])
+            # in order, so that a character's label replaces that of the space before it
+            for (window, token), name in zip(encoded.places, row[self.labels_column], strict=True):
+                features[window]["labels"][token] = ids_of.get(name, IGNORED)
+        return Example(features, encoded.places)
+
+    def collate(
+        self, features: list[Features], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> dict[str, torch.Tensor]:
+        inputs = [{"input_ids": window["input_ids"]} for window in features]
+        batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+        if "labels" in features[0]:
+            batch["labels"] = pad_labels([window["labels"] for window in features], batch["input_ids"].shape[1])
+        return batch
+
+    def predict(
+        self, model: PreTrainedModel, batch: dict[str, torch.Tensor], outputs: Any, tokenizer: PreTrainedTokenizerBase
+    ) -> list[Any]:
+        """For each window the log-probability of each label at each token, [tokens, labels]."""
+        return list(outputs["logits"].float().log_softmax(dim=-1).cpu().numpy())
+
+    def join(self, example: Example, raw: list[Any], names: list[str]) -> Labels:
+        assert example.places is not None
+        read = list(dict.fromkeys(example.places))  # a space and the character after it are read at one place
+        scores = np.stack([raw[window][token] for window, token in read])  # [places, labels]
+        ids = best_entities(scores, names) if are_entities(names) else scores.argmax(axis=-1)
+        found = {place: names[i] for place, i in zip(read, ids, strict=True)}
+        labels = [found[place] for place in example.places]
+        for unit in range(len(labels) - 1):
+            if example.places[unit] == example.places[unit + 1]:
+                labels[unit] = labels[unit] if labels[unit].startswith("I-") else "O"
+        return labels
+
+    def columns(self, prediction: Labels, row: Row) -> Row:
+        return {self.labels_column: prediction}
+
+    def score(self, predictions: list[Labels], rows: list[Row]) -> dict[str, float]:
+        """Accuracy and F1: of whole entities (strict, micro), or macro over all labels."""
+        references = [row[self.labels_column] for row in rows]
+        if are_entities([label for labels in references for label in labels]):
+            return EntityScores(keep_in_memory=True).compute(predictions=predictions, references=references)
+        return LabelScores(keep_in_memory=True).compute(
+            predictions=[label for labels in predictions for label in labels],
+            references=[label for labels in references for label in labels],
         )
 
 
-def check_labels(row: Row, task: TaskArguments, where: str) -> None:
-    """Raises `UsageError` unless the row has a label for each of its words."""
-    labels = row.get(task.labels_column)
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UsageError(
-            f"{where}: column {task.labels_column!r} must hold a list of label names, not {labels!r:.60}; "
-            f"the columns are {', '.join(row)}, and task.labels_column names the one to read"
-        )
-    words = row[task.tokens_column]
-    if len(labels) != len(words):
-        raise UsageError(f"{where}: {len(words)} words but {len(labels)} labels; give each word one label")
+def are_entities(names: list[str]) -> bool:
+    """Whether the labels are those of entities: `B-…` where one starts, `I-…` where it goes on, `O` outside (IOB2)."""
+    return any(name.startswith("B-") for name in names) and all(ENTITY.fullmatch(name) for name in names)
 
 
-def label_names(train_rows: list[Row], task: TaskArguments) -> list[str]:
-    """The labels of the training rows in alphabetical order; a label's place is its id."""
-    return sorted({label for row in train_rows for label in row[task.labels_column]})
-
-
-def encode(row: Row, task: TaskArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedWords:
-    """The words of a row as the model reads them."""
-    return encode_words(row[task.tokens_column], tokenizer, max_length)
-
-
-def features(encoded: EncodedWords, row: Row, task: TaskArguments, names: list[str]) -> dict[str, list[int]]:
+def best_entities(scores: np.ndarray, names: list[str]) -> list[int]:
     """
-    What the model learns from a row.
-
-    Returns:
-        `input_ids` and `labels`, both of length tokens. A word's label stands at its first token. The loss ignores the
-        other tokens, and a label that no training row has: no model can predict it, and [`score`] counts it as wrong.
-    """
-    ids = {name: i for i, name in enumerate(names)}
-    labels = [IGNORED] * len(encoded.input_ids)
-    for token, name in zip(encoded.first_tokens, row[task.labels_column], strict=True):
-        if token is not None:
-            labels[token] = ids.get(name, IGNORED)
-    return {"input_ids": encoded.input_ids, "labels": labels}
-
-
-def loss(outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    Cross-entropy, averaged over all words of an optimizer step: the same into however many batches a step is cut. The
-    losses of most models are averages over a batch, and the average of those weighs words by how few stand beside them.
+    The most probable sequence of labels in which each `I-X` follows a `B-X` or an `I-X` (Viterbi).
 
     Args:
-        outputs (`ModelOutput`):
-            The model's, with `logits` of shape [rows, tokens, labels].
-        labels (`torch.Tensor` of shape [rows, tokens]):
-            -100 where there is nothing to learn.
-        num_items_in_batch (`torch.Tensor`, *optional*):
-            How many words the whole step learns from; by default those of `labels`.
-    """
-    total = cross_entropy(outputs["logits"].flatten(0, 1).float(), labels.flatten(), reduction="sum")
-    # A batch to evaluate may hold nothing but labels that training never showed.
-    words = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-    return total / words
-
-
-def readable(label_ids: np.ndarray, encoded: list[EncodedWords], names: list[str]) -> list[list[str | None]]:
-    """
-    Predictions for tokens → predictions for words.
-
-    Args:
-        label_ids (`np.ndarray` of shape [rows, tokens]):
-            The most probable label at each token, rows padded on the right.
-        encoded (`list[EncodedWords]`):
-            The rows as the model read them.
+        scores (`np.ndarray` of shape [units, labels]):
+            Log-probabilities.
         names (`list[str]`):
-            The label of each id.
+            The label of each column.
 
     Returns:
-        For each row a label name for each word, `None` for a word that the model was not shown.
+        `list[int]` of length units: label ids.
     """
-    return [
-        [None if token is None else names[ids[token]] for token in row.first_tokens]
-        for ids, row in zip(label_ids, encoded, strict=True)
-    ]
-
-
-def score(predicted: list[list[str | None]], rows: list[Row], task: TaskArguments) -> dict[str, float]:
-    """Accuracy and macro F1 over all words. One that the model was not shown counts as wrong, and in `words_unseen`."""
-    predictions = [label for labels in predicted for label in labels]
-    references = [label for row in rows for label in row[task.labels_column]]
-    scores = LabelScores(keep_in_memory=True).compute(
-        predictions=[label or "" for label in predictions], references=references
-    )
-    return {**scores, "words_unseen": predictions.count(None)}
+    starts_inside = np.array([name.startswith("I-") for name in names])
+    allowed = np.array(
+        [[not b.startswith("I-") or (a != "O" and a[2:] == b[2:]) for b in names] for a in names]
+    )  # [labels before, labels]
+    forbidden = np.where(allowed, 0.0, -np.inf)
+    best = np.where(starts_inside, -np.inf, scores[0])  # [labels]: of the best sequence that ends with the label
+    before = []
+    for unit in scores[1:]:
+        paths = best[:, None] + forbidden  # [labels before, labels]
+        before.append(paths.argmax(axis=0))
+        best = paths.max(axis=0) + unit
+    ids = [int(best.argmax())]
+    for pointers in reversed(before):
+        ids.append(int(pointers[ids[-1]]))
+    return ids[::-1]

@@ -4,12 +4,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from hftk.tasks.alignment import encode_words
+from hftk.tasks.alignment import encode_units, running_text, spaced_characters
 
 TEXT = ["the cat sat on the mat", "나는 학교에 갔다", "kedi minderin üstünde oturdu ."]
 
 
-def byte_level_bpe(trim_offsets: bool) -> PreTrainedTokenizerFast:
+def byte_level_bpe() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -19,11 +19,8 @@ def byte_level_bpe(trim_offsets: bool) -> PreTrainedTokenizerFast:
             vocab_size=330, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         ),
     )
-    tokenizer.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=trim_offsets),
-            processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]),
-        ]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
@@ -36,59 +33,74 @@ def unigram() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
 
 
-TOKENIZERS = {"trimmed": byte_level_bpe(True), "untrimmed": byte_level_bpe(False), "unigram": unigram()}
+def word_piece() -> PreTrainedTokenizerFast:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", ".", "나", "는", "##는"]
+    return BertTokenizerFast(
+        vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=False, strip_accents=False
+    )
+
+
+TOKENIZERS = {"bpe": byte_level_bpe(), "unigram": unigram(), "word_piece": word_piece()}
 printable = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=8)
+texts = st.lists(printable, min_size=1, max_size=8)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@given(words=st.lists(printable, max_size=8))
-def test_every_word_gets_a_token_of_its_own(name, words):
-    tokenizer = TOKENIZERS[name]
-    encoded = encode_words(words, tokenizer, max_length=512)
-    assert encoded.input_ids == tokenizer(" ".join(words))["input_ids"]
-    tokens = [token for token in encoded.first_tokens if token is not None]
-    assert tokens == sorted(set(tokens))
-    assert len(tokens) == len(encoded.first_tokens) == len(words)
+@given(words=texts, max_length=st.integers(8, 40))
+def test_each_unit_has_a_token_of_its_own_in_some_window(name, words, max_length):
+    encoded = encode_units(running_text(words), TOKENIZERS[name], max_length)
+    assert all(len(window) <= max_length for window in encoded.windows)
+    assert len(encoded.places) == len(set(encoded.places)) == len(words)
+    assert [encoded.units[window][token] for window, token in encoded.places] == list(range(len(words)))
 
 
-@given(words=st.lists(printable, min_size=1, max_size=8))
-def test_the_tokens_from_one_first_token_to_the_next_spell_the_word(words):
-    tokenizer = TOKENIZERS["trimmed"]
-    encoded = encode_words(words, tokenizer, max_length=512)
-    ends = [*encoded.first_tokens[1:], len(encoded.input_ids) - 1]
-    spelled = [
-        tokenizer.decode(encoded.input_ids[start:end], clean_up_tokenization_spaces=False).strip(" ")
-        for start, end in zip(encoded.first_tokens, ends, strict=True)
-    ]
-    assert spelled == words
+@given(words=texts)
+def test_words_have_the_subwords_of_running_text(words):
+    tokenizer = TOKENIZERS["bpe"]
+    if any(len(tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)) > 1 for word in words):
+        return  # such a word may be cut otherwise beside its neighbour
+    assert encode_units(running_text(words), tokenizer, 512).windows == [tokenizer(" ".join(words))["input_ids"]]
 
 
-@given(words=st.lists(printable, max_size=8), max_length=st.integers(2, 20))
-def test_words_beyond_the_longest_input_have_no_token_and_the_others_keep_theirs(words, max_length):
-    tokenizer = TOKENIZERS["trimmed"]
-    whole = encode_words(words, tokenizer, max_length=512).first_tokens
-    cut = encode_words(words, tokenizer, max_length)
-    assert len(cut.input_ids) <= max_length
-    assert cut.first_tokens == [token if token < max_length - 1 else None for token in whole]
+@given(words=texts)
+def test_the_tokens_of_a_unit_spell_it(words):
+    tokenizer = TOKENIZERS["bpe"]
+    encoded = encode_units(running_text(words), tokenizer, 512)
+    [ids], [units] = encoded.windows, encoded.units
+    spelled = [[token for token, unit in zip(ids, units, strict=True) if unit == word] for word in range(len(words))]
+    assert [tokenizer.decode(tokens).strip(" ") for tokens in spelled] == words
 
 
-def test_words_that_give_no_token_have_none_and_push_no_other_word():
-    encoded = encode_words(["the", "", "cat", "", ""], TOKENIZERS["trimmed"], max_length=512)
-    found = [token for token in encoded.first_tokens if token is not None]
-    assert encoded.first_tokens == [found[0], None, found[1], None, None]
-    assert TOKENIZERS["trimmed"].decode(encoded.input_ids[found[0] : found[1]]).strip() == "the"
+@given(words=st.lists(st.sampled_from(["the", "cat", "sat"]), min_size=30, max_size=60))
+def test_a_unit_is_read_where_most_is_shown_around_it(words):
+    encoded = encode_units(running_text(words), TOKENIZERS["bpe"], 16)
+    assert len(encoded.windows) > 1
+    for unit, (chosen, token) in enumerate(encoded.places):
+        for window, owners in enumerate(encoded.units):
+            if unit in owners and window != chosen:
+                there = owners.index(unit)
+                left = there if window > 0 else 99
+                right = len(owners) - there if window < len(encoded.units) - 1 else 99
+                mine_left = token if chosen > 0 else 99
+                mine_right = len(encoded.units[chosen]) - token if chosen < len(encoded.units) - 1 else 99
+                assert min(left, right) <= min(mine_left, mine_right)
 
 
-def test_a_token_that_spans_two_words_belongs_to_the_first():
-    tokenizer = Tokenizer(models.WordLevel({"new york": 0, " ": 1, "city": 2}, unk_token=" "))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" city", "isolated")
-    encoded = encode_words(["new", "york"], PreTrainedTokenizerFast(tokenizer_object=tokenizer), max_length=8)
-    assert encoded.first_tokens == [0, None]
+def test_characters_are_read_one_by_one_with_the_space_before_them():
+    tokenizer = TOKENIZERS["bpe"]
+    encoded = encode_units(spaced_characters(list("나는 학교")), tokenizer, 64)
+    assert encoded.places[2] == encoded.places[3]  # the space, and what follows it
+    [ids], [units] = encoded.windows, encoded.units
+    assert tokenizer.decode([i for i, unit in zip(ids, units, strict=True) if unit == 3]) == " 학"
+    assert encoded.places == sorted(encoded.places) and len(set(encoded.places)) == 4
 
 
-def test_equals_the_word_ids_of_transformers_where_words_carry_no_space():
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "."]
-    tokenizer = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)})
-    words = ["the", "cats", "sat", "."]
-    word_ids = tokenizer(words, is_split_into_words=True).word_ids()
-    assert encode_words(words, tokenizer, max_length=16).first_tokens == [word_ids.index(i) for i in range(len(words))]
+def test_a_character_that_the_tokenizer_drops_is_read_as_unknown():
+    encoded = encode_units(spaced_characters(["나", "\u200b", "는"]), TOKENIZERS["word_piece"], 16)
+    assert TOKENIZERS["word_piece"].convert_ids_to_tokens(encoded.windows[0]) == ["[CLS]", "나", "[UNK]", "는", "[SEP]"]
+    assert encoded.places == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_words_that_conll_u_glues_together_have_no_space_between_them():
+    assert running_text(["갔다", ".", "또"], ["SpaceAfter=No", "_", "_"]) == ["갔다", ".", " 또"]
+    assert running_text(["갔다", "."]) == ["갔다", " ."]

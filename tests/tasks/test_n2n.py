@@ -1,65 +1,95 @@
+import itertools
+
 import numpy as np
 import pytest
-import torch
-from transformers import BertConfig, BertForTokenClassification
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
 
 from hftk.errors import UsageError
-from hftk.tasks import n2n
-from hftk.tasks.alignment import EncodedWords
+from hftk.tasks.n2n import N2N, are_entities, best_entities
+from hftk.tasks.task import Example
 
-TASK = n2n.TaskArguments()
-
-
-def test_a_label_stands_at_its_words_first_token_and_the_loss_ignores_all_others():
-    encoded = EncodedWords(input_ids=[1, 10, 11, 12, 2], first_tokens=[1, 3, None])
-    row = {"tokens": ["cats", "sat", "."], "labels": ["NOUN", "VERB", "PUNCT"]}
-    features = n2n.features(encoded, row, TASK, ["NOUN", "PUNCT", "VERB"])
-    assert features == {"input_ids": [1, 10, 11, 12, 2], "labels": [-100, 0, -100, 2, -100]}
+WORDS, CHARACTERS = N2N("n2n"), N2N("n2n", unit="character")
+NAMES = ["B-LC", "B-PS", "I-LC", "I-PS", "O"]
 
 
-def test_a_label_that_training_never_showed_is_not_learned_from_and_counts_as_wrong():
-    encoded = EncodedWords(input_ids=[1, 10, 11, 2], first_tokens=[1, 2])
+def log_probabilities(rows: list[list[float]]) -> np.ndarray:
+    return np.log(np.array(rows))
+
+
+@given(st.lists(st.lists(st.floats(0.01, 1), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_entities_are_the_best_of_all_sequences_that_are_well_formed(rows):
+    scores = log_probabilities(rows)
+
+    def well_formed(ids):
+        names = ["O", *(NAMES[i] for i in ids)]
+        return all(not b.startswith("I-") or a[1:] == b[1:] or a == f"B{b[1:]}" for a, b in itertools.pairwise(names))
+
+    best = max(
+        (sum(scores[unit, i] for unit, i in enumerate(ids)), ids)
+        for ids in itertools.product(range(5), repeat=len(rows))
+        if well_formed(ids)
+    )
+    found = best_entities(scores, NAMES)
+    assert well_formed(found)
+    assert sum(scores[unit, i] for unit, i in enumerate(found)) == pytest.approx(best[0])
+
+
+def test_labels_are_entities_only_if_all_of_them_are():
+    assert are_entities(NAMES) and not are_entities([*NAMES, "NOUN"]) and not are_entities(["O"])
+
+
+def test_the_score_of_entities_is_seqevals_in_strict_mode():
+    wanted = [["B-PS", "I-PS", "O"], ["B-LC", "O", "B-LC"]]
+    given_labels = [["B-PS", "O", "O"], ["B-LC", "O", "B-PS"]]
+    rows = [{"tokens": list("abc"), "labels": labels} for labels in wanted]
+    scores = CHARACTERS.score(given_labels, rows)
+    assert scores["f1"] == pytest.approx(f1_score(wanted, given_labels, mode="strict", scheme=IOB2))
+    assert scores["f1"] == pytest.approx(1 / 3) and scores["accuracy"] == pytest.approx(4 / 6)
+
+
+def test_a_space_is_inside_an_entity_if_the_character_after_it_is():
+    places = [(0, 1), (0, 2), (0, 2), (0, 3), (0, 3)]  # "a b c", where b and c carry the spaces
+    sure = {name: [0.9 if other == name else 0.025 for other in NAMES] for name in NAMES}
+    raw = [log_probabilities([sure["O"], sure["B-PS"], sure["I-PS"], sure["O"]])]
+    labels = CHARACTERS.join(Example([], places), raw, NAMES)
+    assert labels == ["B-PS", "I-PS", "I-PS", "O", "O"]
+
+
+def test_a_label_that_training_never_showed_counts_as_wrong():
     row = {"tokens": ["oh", "cats"], "labels": ["INTJ", "NOUN"]}
-    assert n2n.features(encoded, row, TASK, ["NOUN"])["labels"] == [-100, -100, 0, -100]
-    predicted = n2n.readable(np.zeros((1, 4), dtype=int), [encoded], ["NOUN"])
-    assert predicted == [["NOUN", "NOUN"]]
-    assert n2n.score(predicted, [row], TASK) == {"accuracy": 0.5, "f1": pytest.approx(1 / 3), "words_unseen": 0}
-
-
-def test_a_word_that_was_not_shown_is_predicted_as_none_and_counts_as_wrong():
-    encoded = EncodedWords(input_ids=[1, 10, 2], first_tokens=[1, None])
-    predicted = n2n.readable(np.array([[0, 1, 0]]), [encoded], ["A", "B"])
-    assert predicted == [["B", None]]
-    rows = [{"tokens": ["x", "y"], "labels": ["B", "B"]}]
-    assert n2n.score(predicted, rows, TASK) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3), "words_unseen": 1}
-
-
-def test_loss_is_the_models_own_and_is_a_share_of_the_steps_where_the_step_has_more_words():
-    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    model = BertForTokenClassification(config).eval()
-    labels = torch.tensor([[-100, 1, 0, -100], [-100, 1, -100, -100]])
-    outputs = model(torch.arange(8).view(2, 4), labels=labels)
-    torch.testing.assert_close(n2n.loss(outputs, labels), outputs.loss)
-    torch.testing.assert_close(n2n.loss(outputs, labels, torch.tensor(12)), outputs.loss * 3 / 12)
-    assert n2n.loss(outputs, torch.full_like(labels, -100)) == 0
+    scores = WORDS.score([["NOUN", "NOUN"]], [row])
+    assert scores["accuracy"] == 0.5 and scores["f1"] == pytest.approx(1 / 3)
 
 
 def test_labels_are_those_of_the_rows_in_alphabetical_order():
-    assert n2n.label_names([{"labels": ["B", "A"]}, {"labels": ["C", "A"]}, {"labels": []}], TASK) == ["A", "B", "C"]
+    assert WORDS.label_names([{"labels": ["B", "A"]}, {"labels": ["C", "A"]}]) == ["A", "B", "C"]
+    with pytest.raises(UsageError, match="every word has the label 'A'"):
+        WORDS.label_names([{"labels": ["A"]}])
 
 
 @pytest.mark.parametrize(
     "row, message",
     [
-        ({"words": ["a"], "labels": ["A"]}, "'tokens'.*columns are words, labels.*task.tokens_column"),
+        ({"words": ["a"], "labels": ["A"]}, "no column 'tokens'.*words, labels.*task.tokens_column"),
         ({"tokens": "a b", "labels": ["A"]}, "'tokens' must hold a list of words, not 'a b'"),
         ({"tokens": [1], "labels": ["A"]}, "'tokens' must hold a list of words"),
-        ({"tokens": ["a"]}, "'labels'.*columns are tokens.*task.labels_column"),
+        ({"tokens": [], "labels": []}, "'tokens' holds an empty text"),
+        ({"tokens": ["a"]}, "no column 'labels'.*tokens.*task.labels_column"),
         ({"tokens": ["a"], "labels": [0]}, "'labels' must hold a list of label names"),
         ({"tokens": ["a", "b"], "labels": ["A"]}, "2 words but 1 labels"),
     ],
 )
 def test_a_row_that_does_not_fit_is_refused_with_its_place(row, message):
     with pytest.raises(UsageError, match=f"^train.jsonl:3: .*{message}"):
-        n2n.check_words(row, TASK, "train.jsonl:3")
-        n2n.check_labels(row, TASK, "train.jsonl:3")
+        WORDS.check_inputs(row, "train.jsonl:3")
+        WORDS.check_targets(row, "train.jsonl:3")
+
+
+def test_a_text_is_a_list_of_characters():
+    row = {"tokens": "나는", "labels": ["O", "O"]}
+    CHARACTERS.check_inputs(row, "x:1")
+    CHARACTERS.check_targets(row, "x:1")
+    assert row["tokens"] == ["나", "는"]

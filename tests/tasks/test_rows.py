@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftk.errors import UsageError
-from hftk.tasks.jsonl import parse_rows, read_rows, write_rows
+from hftk.tasks.rows import parse_rows, read_dataset, read_rows, write_rows
 
 rows = st.lists(st.dictionaries(st.text(), st.lists(st.text())))
 
@@ -46,3 +46,47 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path):
     for file in ("latin.jsonl", "missing.jsonl"):
         with pytest.raises(UsageError, match=file):
             list(read_rows(str(tmp_path / file)))
+
+
+def test_tables_come_with_the_line_of_each_row(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\nsays "no\t1\n')
+    (tmp_path / "a.csv").write_text('text,label\n"two\nlines, one row",1\nx,2\n')
+    assert list(read_rows(f"{tmp_path}/a.tsv")) == [(f"{tmp_path}/a.tsv:2", {"text": 'says "no', "label": "1"})]
+    assert [row["text"] for _, row in read_rows(f"{tmp_path}/a.csv")] == ["two\nlines, one row", "x"]
+    (tmp_path / "a.tsv").write_text("text\tlabel\nx\n")
+    with pytest.raises(UsageError, match=r"a.tsv:2: .*fewer fields than the 2 columns"):
+        list(read_rows(f"{tmp_path}/a.tsv"))
+
+
+def test_units_in_lines_are_texts_apart_by_an_empty_line(tmp_path):
+    file = tmp_path / "a.tsv"
+    file.write_text("## a comment\twith a tab\n경\tB-OG\n찰\tI-OG\n \tO\n#\tO\n\n\n또\tO\n", encoding="utf-8")
+    assert list(read_rows(str(file), lists=True)) == [
+        (f"{file}:2", {"tokens": ["경", "찰", " ", "#"], "labels": ["B-OG", "I-OG", "O", "O"]}),
+        (f"{file}:8", {"tokens": ["또"], "labels": ["O"]}),
+    ]
+    file.write_text("경\tB-OG\n찰\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="a.tsv:2: expected a unit, a tab and its label"):
+        list(read_rows(str(file), lists=True))
+
+
+def test_parquet_and_data_sets_have_rows_of_columns(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    features = Features({"tokens": Sequence(Value("string")), "tags": Sequence(ClassLabel(names=["A", "B"]))})
+    data = Dataset.from_dict({"tokens": [["x", "y"]], "tags": [[1, 0]]}, features=features)
+    data.to_parquet(f"{tmp_path}/train.parquet")
+    assert list(read_rows(f"{tmp_path}/train.parquet")) == [
+        (f"{tmp_path}/train.parquet:1", {"tokens": ["x", "y"], "tags": [1, 0]})
+    ]
+    assert list(read_dataset(str(tmp_path), None, "train")) == [
+        (f"{tmp_path}:1", {"tokens": ["x", "y"], "tags": ["B", "A"]})
+    ]
+
+
+def test_a_file_of_another_kind_or_a_broken_one_is_refused_by_name(tmp_path):
+    (tmp_path / "a.xml").write_text("<a/>")
+    (tmp_path / "a.parquet").write_text("PAR1")
+    for name in ("a.xml", "a.parquet"):
+        with pytest.raises(UsageError, match=name):
+            list(read_rows(f"{tmp_path}/{name}"))

@@ -1,0 +1,28 @@
+"""`hftk evaluate DIR --data FILE`: what a task model scores on labelled rows."""
+
+import json
+from typing import Any
+
+from hftk.predict import load_task_model
+from hftk.tasks.rows import read_rows
+
+
+def evaluate(directory: str, files: list[str]) -> dict[str, Any]:
+    """
+    Predicts the rows of files, prints the scores as JSON and returns them.
+
+    Args:
+        directory (`str`):
+            What `hftk finetune` wrote.
+        files (`list[str]`):
+            Labelled rows, in the formats and columns that the model was trained on.
+
+    Raises:
+        UsageError: no model there, or a row that lacks what the task needs.
+    """
+    task_model = load_task_model(directory)
+    rows = [placed for file in files for placed in read_rows(file, task_model.task.lists)]
+    predictions, loss = task_model.predict(rows, labelled=True)
+    metrics = {"loss": loss, **task_model.task.score(predictions, [row for _, row in rows])}
+    print(json.dumps(metrics, indent=2, ensure_ascii=False))
+    return metrics

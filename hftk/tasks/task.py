@@ -1,0 +1,180 @@
+"""What the four shapes of a task have in common: a task's keys in a recipe, and what is done with its rows."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from hftk.errors import UsageError
+from hftk.tasks.rows import Row
+
+IGNORED = -100  # what `cross_entropy` leaves out by default
+
+Features = dict[str, Any]  # lists of integers, and the label of an N→1 row
+Prediction = TypeVar("Prediction")
+
+
+@dataclass
+class Example:
+    """
+    A row as the model reads it.
+
+    Args:
+        features (`list[Features]`):
+            What the model takes, labels too where the row has them: one dictionary for each window of a long text, or
+            for each direction of a translation.
+        places (`list[tuple[int, int]]`, *optional*):
+            For each unit of the row its window and, there, its token.
+        cut (`bool`, defaults to `False`):
+            Whether the row was longer than the model reads.
+    """
+
+    features: list[Features]
+    places: list[tuple[int, int]] | None = None
+    cut: bool = False
+
+
+@dataclass
+class Task(Generic[Prediction]):
+    """
+    A shape of task. Subclasses are dataclasses, whose fields are the recipe's `task` keys; `Prediction` is what is
+    predicted for a row.
+    """
+
+    name: str
+    head: ClassVar[Any]  # the Auto class of the model
+    lists: ClassVar[bool] = False  # see `read_rows`
+
+    def check_inputs(self, row: Row, where: str) -> None:
+        """Raises `UsageError`, beginning with `where`, unless the row has what the model reads."""
+        raise NotImplementedError
+
+    def check_targets(self, row: Row, where: str) -> None:
+        """The same for what the model is to predict."""
+        raise NotImplementedError
+
+    def label_names(self, rows: list[Row]) -> list[str]:
+        """The labels of the training rows; a label's place in the list is its id. Empty for a task without labels."""
+        raise NotImplementedError
+
+    def labels(self, row: Row) -> list[str]:
+        """The labels of a checked row."""
+        return []
+
+    def text(self, row: Row) -> str:
+        """What the model reads of a checked row."""
+        raise NotImplementedError
+
+    def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
+        """A checked row as the model reads it, with labels if their `names` are given."""
+        raise NotImplementedError
+
+    def collate(
+        self, features: list[Features], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> dict[str, torch.Tensor]:
+        """A batch: `input_ids` and all that goes with them, padded on the right."""
+        raise NotImplementedError
+
+    def forward(
+        self, model: PreTrainedModel, batch: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, ModelOutput | None]:
+        """The loss, if the batch has labels, and the model's outputs."""
+        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        loss = self.loss(outputs["logits"], batch["labels"], num_items_in_batch) if "labels" in batch else None
+        return loss, outputs
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
+        """
+        Cross-entropy, averaged over all labels of an optimizer step: the same into however many batches a step is cut.
+        The losses of most models are averages over a batch, and the average of those weighs labels by how few stand
+        beside them.
+
+        Args:
+            logits (`torch.Tensor` of shape [..., labels]):
+                The model's.
+            labels (`torch.Tensor` of shape [...]):
+                -100 where there is nothing to learn.
+            num_items_in_batch (`torch.Tensor`, *optional*):
+                How many labels the whole step learns from; by default those of `labels`.
+        """
+        total = cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum")
+        # a batch to evaluate may hold nothing but labels that training never showed
+        return total / ((labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+    def predict(
+        self,
+        model: PreTrainedModel,
+        batch: dict[str, torch.Tensor],
+        outputs: ModelOutput | None,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> list[Any]:
+        """
+        The raw prediction for each item of a batch.
+
+        Args:
+            model ([`PreTrainedModel`]): in eval mode.
+            batch (`dict[str, torch.Tensor]`): what [`collate`] made.
+            outputs (`ModelOutput`): what [`forward`] gave for it.
+        """
+        raise NotImplementedError
+
+    def join(self, example: Example, raw: list[Any], names: list[str]) -> Prediction:
+        """The prediction for a row from those for its items."""
+        raise NotImplementedError
+
+    def columns(self, prediction: Prediction, row: Row) -> Row:
+        """The prediction as columns of the row."""
+        raise NotImplementedError
+
+    def score(self, predictions: list[Prediction], rows: list[Row]) -> dict[str, float]:
+        """The task's metrics."""
+        raise NotImplementedError
+
+    def load(
+        self, checkpoint: str, names: list[str] | None = None, from_scratch: bool = False
+    ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+        """
+        A checkpoint's tokenizer, and its model under the task's head.
+
+        Args:
+            checkpoint (`str`):
+                Folder or Hub id.
+            names (`list[str]`, *optional*):
+                Labels of a new head; by default the head is the checkpoint's own.
+            from_scratch (`bool`, defaults to `False`):
+                Random weights instead of the checkpoint's.
+
+        Raises:
+            UsageError: nothing to load there, no such head for this type of model, or a tokenizer without offsets.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="right")
+            model = self.load_model(checkpoint, names, from_scratch)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{checkpoint} cannot be loaded for {self.name}: {' '.join(str(error).split())}"
+            ) from error
+        if not tokenizer.is_fast:
+            raise UsageError(f"{checkpoint} has a slow tokenizer, which does not tell where its tokens stand in a text")
+        return tokenizer, model
+
+    def load_model(self, checkpoint: str, names: list[str] | None, from_scratch: bool) -> PreTrainedModel:
+        """The model alone; see [`load`]."""
+        config = AutoConfig.from_pretrained(checkpoint, **self.head_config(names))
+        if from_scratch:
+            return self.head.from_config(config)
+        return self.head.from_pretrained(checkpoint, config=config)
+
+    def head_config(self, names: list[str] | None) -> dict[str, Any]:
+        """What the labels change in a checkpoint's config."""
+        if not names:
+            return {}
+        return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def pad_labels(labels: list[list[int]], length: int) -> torch.Tensor:
+    """[items, length], -100 behind each item's own labels."""
+    return torch.tensor([item + [IGNORED] * (length - len(item)) for item in labels])
