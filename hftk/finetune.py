@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from hftk.errors import UsageError
 from hftk.recipe import load_recipe, save_recipe
 from hftk.report.plots import plot_confusion
+from hftk.tasks.morphemes import Morphemes
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path
@@ -22,8 +23,6 @@ from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
 from hftk.tasks.task import Example, Task
 from hftk.training.finetuning import TaskTrainer
-
-TASKS: dict[str, type[Task]] = {"n21": N21, "n2n": N2N, "n2path": N2Path, "n2m": N2M}
 
 
 @dataclass
@@ -74,7 +73,7 @@ class FinetuneRecipe:
             The run's folder.
         model (`str`):
             Folder or Hub id of the checkpoint to start from, of any type that transformers has the task's head for.
-        task ([`N21`], [`N2N`], [`N2Path`] or [`N2M`]):
+        task ([`N21`], [`N2N`], [`Morphemes`], [`N2Path`] or [`N2M`]):
             The shape of the task and its columns.
         data (`TaskDataArguments`):
             The labelled text.
@@ -120,6 +119,12 @@ class N2NRecipe(FinetuneRecipe):
 
 
 @dataclass
+class MorphemesRecipe(FinetuneRecipe):
+    __doc__ = FinetuneRecipe.__doc__
+    task: Morphemes
+
+
+@dataclass
 class N2PathRecipe(FinetuneRecipe):
     __doc__ = FinetuneRecipe.__doc__
     task: N2Path
@@ -134,6 +139,7 @@ class N2MRecipe(FinetuneRecipe):
 RECIPES: dict[str, type[FinetuneRecipe]] = {
     "n21": N21Recipe,
     "n2n": N2NRecipe,
+    "morphemes": MorphemesRecipe,
     "n2path": N2PathRecipe,
     "n2m": N2MRecipe,
 }
