@@ -91,7 +91,7 @@ class N21(Task[Any]):
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         texts = [row[self.text_column], *([row[self.second_text_column]] if self.second_text_column else [])]
-        whole: Features = dict(tokenizer(*texts))
+        whole: Features = dict(tokenizer(*texts, verbose=False))  # whether it is too long is told by us
         cut = len(whole["input_ids"]) > max_length
         features = dict(tokenizer(*texts, truncation=True, max_length=max_length)) if cut else whole
         if names is not None:

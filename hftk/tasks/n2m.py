@@ -74,11 +74,11 @@ class N2M(Task[Texts]):
         """`input_ids` for each direction and, with `names`, `labels`: the target without a start symbol."""
         example = Example([])
         for direction in self._present(row):
-            ids = tokenizer(direction.get("prefix", "") + row[direction["source"]])["input_ids"]
+            ids = tokenizer(direction.get("prefix", "") + row[direction["source"]], verbose=False)["input_ids"]
             features: Features = {"input_ids": _cut(ids, max_length)}
             example.cut |= len(ids) > max_length
             if names is not None:
-                labels = tokenizer(text_target=row[direction["target"]])["input_ids"]
+                labels = tokenizer(text_target=row[direction["target"]], verbose=False)["input_ids"]
                 labels = labels[1:] if labels[0] == tokenizer.bos_token_id else labels
                 features["labels"] = _cut(labels, self.max_target_length)
                 example.cut |= len(labels) > self.max_target_length

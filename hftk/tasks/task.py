@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from hftk.errors import UsageError
 from hftk.tasks.rows import Row
@@ -166,7 +166,13 @@ class Task(Generic[Prediction]):
         config = AutoConfig.from_pretrained(checkpoint, **self.head_config(names))
         if from_scratch:
             return self.head.from_config(config)
-        return self.head.from_pretrained(checkpoint, config=config)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # a table about the weights of a new head would look like a fault
+        model, info = self.head.from_pretrained(checkpoint, config=config, output_loading_info=True)
+        logging.set_verbosity(verbosity)
+        if info["missing_keys"]:
+            print(f"{checkpoint} leaves to be learned from random weights: {', '.join(sorted(info['missing_keys']))}")
+        return model
 
     def head_config(self, names: list[str] | None) -> dict[str, Any]:
         """What the labels change in a checkpoint's config."""

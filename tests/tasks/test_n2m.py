@@ -18,7 +18,7 @@ class Letters:
 
     bos_token_id = 0
 
-    def __call__(self, text=None, text_target=None):
+    def __call__(self, text=None, text_target=None, verbose=True):
         return {"input_ids": [0, *(ord(letter) - 94 for letter in text or text_target), 2]}
 
 
