@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -13,6 +14,7 @@ import yaml
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from hftk.errors import UsageError
+from hftk.model import pipeline_hftk
 from hftk.recipe import load_recipe, save_recipe
 from hftk.report.plots import plot_confusion
 from hftk.tasks.morphemes import Morphemes
@@ -233,7 +235,10 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
         callbacks=[EarlyStoppingCallback(recipe.early_stopping_patience)] if recipe.early_stopping_patience else [],
     )
     metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint).metrics
+    model.config.custom_pipelines = task.pipelines
     trainer.save_model()
+    if task.pipelines and trainer.is_world_process_zero():
+        shutil.copy(pipeline_hftk.__file__, output)
 
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if rows[split]:

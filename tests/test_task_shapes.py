@@ -13,6 +13,7 @@ from transformers import (
     BertConfig,
     PreTrainedTokenizerFast,
     T5Config,
+    pipeline,
 )
 
 from hftk import HftkConfig
@@ -135,11 +136,19 @@ def test_every_shape_learns_on_every_model_and_predicts_what_it_scored(shape, mo
     if shape == "n2path":
         trees = [row for _, row in read_sentences(str(out), trees=True)]  # each is one tree with one root
         assert [row["head"] for row in trees].count([2, 0, 2]) >= 0.9 * len(trees)
+        [words] = pipeline(model=str(tmp_path / "run"), trust_remote_code=True)([trees[0]["tokens"]])
+        assert [(word["word"], word["head"]) for word in words] == list(
+            zip(trees[0]["tokens"], trees[0]["head"], strict=True)
+        )
     else:
         predicted = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
         column = {"n21": "label", "n2n": "labels", "n2m": "target"}[shape]
         same = [row[column] == gold[column] for row, gold in zip(predicted, ROWS[shape], strict=True)]
         assert sum(same) >= 0.8 * len(PAIRS)
+    if shape == "n2m":
+        translate = pipeline("text2text-generation", model=str(tmp_path / "run"), trust_remote_code=True)
+        [text] = translate(predicted[0]["source"], num_beams=4, max_new_tokens=128)
+        assert text == {"generated_text": predicted[0]["target"]}
 
 
 def test_a_model_type_without_the_head_is_refused_in_one_line(checkpoints, tmp_path):

@@ -39,6 +39,9 @@ class N2M(Task[Texts]):
     label_smoothing: float = 0.1
 
     head: ClassVar[Any] = AutoModelForSeq2SeqLM
+    pipelines: ClassVar[dict[str, dict[str, Any]]] = {
+        "text2text-generation": {"impl": "pipeline_hftk.HftkText2TextPipeline", "pt": ["AutoModelForSeq2SeqLM"]}
+    }
 
     def __post_init__(self) -> None:
         for direction in self.directions:

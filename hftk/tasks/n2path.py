@@ -34,6 +34,9 @@ class N2Path(Task[Tree]):
     scalar_mix: bool = False
 
     head: ClassVar[Any] = AutoModel
+    pipelines: ClassVar[dict[str, dict[str, Any]]] = {
+        "dependency-parsing": {"impl": "pipeline_hftk.HftkParsingPipeline", "pt": ["AutoModel"]}
+    }
     lists: ClassVar[bool] = True
 
     def check_inputs(self, row: Row, where: str) -> None:
