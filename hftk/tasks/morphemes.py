@@ -1,9 +1,12 @@
 """Morphemes of Korean words, syllable by syllable: an N→N task whose labels come from a treebank's LEMMA and XPOS."""
 
+import re
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 from hftk.errors import UsageError
 from hftk.tasks.alignment import running_text
@@ -72,33 +75,65 @@ def _letters(text: str) -> list[str]:
     ]
 
 
+def silver_morphemes(text: str) -> Row:
+    """
+    What kiwipiepy makes of raw text: the columns `tokens` (what stands between spaces), `lemmas` and `xpos` (Sejong
+    tags), as a treebank has them. A word of which it makes nothing has `_` for both.
+    """
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    words: list[list[Any]] = [[] for _ in starts]
+    for morpheme in _kiwi().tokenize(text):
+        words[bisect_right(starts, morpheme.start) - 1].append(morpheme)
+    return {
+        "tokens": text.split(),
+        "lemmas": ["+".join(morpheme.form for morpheme in word) or "_" for word in words],
+        "xpos": ["+".join(morpheme.tag for morpheme in word) or "_" for word in words],
+    }
+
+
+@cache
+def _kiwi() -> Any:
+    try:
+        from kiwipiepy import Kiwi
+    except ImportError as error:
+        raise UsageError("task.silver: the labels come from kiwipiepy: pip install 'hftk[ko]'") from error
+    return Kiwi(num_workers=1)  # loads its model, once
+
+
 @dataclass
 class Morphemes(N2N):
     """
-    Rows are sentences out of CoNLL-U, with the columns `tokens` and, to learn from, `lemmas` and `xpos`. What is
-    predicted is a label for each character, from which each word's `xpos` follows.
+    Rows are sentences out of CoNLL-U, with the columns `tokens` and, to learn from, `lemmas` and `xpos`; or they have a
+    `text`. What is predicted is a label for each character, from which each word's `xpos` follows.
 
     Args:
         name (`"morphemes"`):
             The morphemes of each word.
+        silver (`bool`, defaults to `False`):
+            Learn from what kiwipiepy makes of each row's `text`, not from people's labels.
     """
 
     name: Literal["morphemes"]  # type: ignore[assignment]
+    silver: bool = False
     unit: Literal["character"] = "character"
     tokens_column: Literal["characters"] = "characters"  # type: ignore[assignment]
     labels_column: Literal["morphemes"] = "morphemes"  # type: ignore[assignment]
 
     def check_inputs(self, row: Row, where: str) -> None:
+        if "tokens" not in row and isinstance(row.get("text"), str):
+            row["tokens"] = row["text"].split()
         words = column(row, "tokens", "the column of words", where)
         row["characters"] = list("".join(running_text(words, row.get("misc"))))
         super().check_inputs(row, where)
 
     def check_targets(self, row: Row, where: str) -> None:
+        if self.silver:
+            row |= silver_morphemes(column(row, "text", "the text", where))
         lemmas, tags = column(row, "lemmas", "the lemmas", where), column(row, "xpos", "the tags", where)
         labels: list[str] = []
         glued = running_text(row["tokens"], row.get("misc"))
         for text, form, lemma, xpos in zip(glued, row["tokens"], lemmas, tags, strict=True):
-            if "_" in (lemma, xpos) and form != "_":
+            if "_" in (lemma, xpos) and form != "_" and not self.silver:
                 raise UsageError(
                     f"{where}: the word {form!r} has no lemma or no xpos; both are needed for its morphemes"
                 )

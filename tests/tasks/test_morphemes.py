@@ -75,3 +75,14 @@ def test_a_word_without_tags_is_refused_with_its_place():
     TASK.check_inputs(sentence, "a:1")
     with pytest.raises(UsageError, match="^a:1: the word '왔다' has no lemma"):
         TASK.check_targets(sentence, "a:1")
+
+
+def test_raw_text_is_labelled_by_kiwipiepy():
+    pytest.importorskip("kiwipiepy", reason="comes with hftk[ko]")
+    row = {"text": "경찰은 또 왔다. ㅋㅋ"}
+    silver = Morphemes("morphemes", silver=True)
+    silver.check_inputs(row, "a:1")
+    silver.check_targets(row, "a:1")
+    assert row["tokens"] == ["경찰은", "또", "왔다.", "ㅋㅋ"]
+    assert row["xpos"][:3] == ["NNG+JX", "MAG", "VV+EP+EF+SF"]
+    assert silver.columns(row["morphemes"], row) == {"xpos": row["xpos"]}
