@@ -1,8 +1,12 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from hftk.errors import UsageError
+from hftk.finetune import load_finetune_recipe
+from hftk.recipe import PretrainRecipe, load_recipe
 from hftk.recipe_files import copy_recipe, find_recipe, list_recipes, recipes_folder
 
 
@@ -15,6 +19,20 @@ def test_each_recipe_is_listed_with_its_first_comment_and_found_by_its_name():
         path = find_recipe(name)
         assert path == recipes_folder() / f"{name}.yaml" == find_recipe(f"{name}.yaml")
         assert comment and path.read_text(encoding="utf-8").startswith(f"# {comment}\n")
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
+def test_each_recipe_loads_and_so_does_each_command_in_its_head(name):
+    path = find_recipe(name)
+    head = re.sub(r"\\\n# *", "", path.read_text(encoding="utf-8"))
+    commands = re.findall(r"^#   hftk (pretrain|finetune) (\S+)(.*)$", head, re.M)
+    assert commands
+    for command, recipe, overrides in commands:
+        assert recipe == name
+        if command == "pretrain":
+            load_recipe(path, shlex.split(overrides), PretrainRecipe)
+        else:
+            load_finetune_recipe(path, shlex.split(overrides))
 
 
 def test_a_file_comes_before_a_carried_recipe(tmp_path, monkeypatch):
