@@ -86,7 +86,8 @@ def pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def finetune(options: argparse.Namespace, overrides: list[str]) -> None:
     """A checkpoint and labelled text to a task model."""
-    from hftk.finetune import finetune, load_finetune_recipe
+    from hftk.finetune import finetune
+    from hftk.finetune_recipe import load_finetune_recipe
 
     finetune(load_finetune_recipe(find_recipe(options.recipe), overrides))
 
@@ -102,7 +103,7 @@ def predict(options: argparse.Namespace, overrides: list[str]) -> None:
     """Rows in, the same rows with a task model's predictions out."""
     from hftk.predict import predict
 
-    predict(options.directory, options.input, options.output)
+    predict(options.directory, options.input, options.output, options.format)
 
 
 def recipes_ls(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -131,7 +132,7 @@ class _RecipeHelp(argparse.Action):
     """Prints the help of a command and of all the keys of its recipe."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from hftk.finetune import RECIPES
+        from hftk.finetune_recipe import RECIPES
         from hftk.recipe import PretrainRecipe, recipe_parser
 
         print(parser.format_help())
@@ -177,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
     predicting.add_argument("--input", default="-", metavar="FILE", help="rows; - is standard input (default)")
     predicting.add_argument("--output", default="-", metavar="FILE", help="- is standard output (default)")
+    predicting.add_argument(
+        "--format",
+        choices=["rows", "text", "svg"],
+        help="rows as they came, or for the eye text (default on a terminal) or a drawing of trees or entities",
+    )
 
     recipes = commands.add_parser("recipes", help="List and copy the recipes that hftk carries.", allow_abbrev=False)
     recipes_commands = recipes.add_subparsers(required=True, metavar="ls | cp")

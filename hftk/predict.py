@@ -1,18 +1,20 @@
 """`hftk predict DIR`: rows in, the same rows with a task model's predictions out."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
-from hftk.finetune import load_finetune_recipe
+from hftk.finetune_recipe import load_finetune_recipe
+from hftk.report.predictions import as_svg, as_text
 from hftk.tasks.conllu import parse_sentences, utf8_lines
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
@@ -62,7 +64,9 @@ def load_task_model(directory: str) -> TaskModel:
     return TaskModel(recipe.task, tokenizer, model, names, min(recipe.data.max_length, tokenizer.model_max_length))
 
 
-def predict(directory: str, input: str = "-", output: str = "-") -> None:
+def predict(
+    directory: str, input: str = "-", output: str = "-", format: Literal["rows", "text", "svg"] | None = None
+) -> None:
     """
     Predicts for every row, in order, as they come.
 
@@ -73,35 +77,46 @@ def predict(directory: str, input: str = "-", output: str = "-") -> None:
             File with the columns that the model was trained on but for the labels; `-` is standard input, JSON lines
             (for trees CoNLL-U).
         output (`str`, defaults to `"-"`):
-            File for the rows with what was predicted, JSON lines (for trees out of CoNLL-U the same); `-` is standard
-            output.
+            File for what was predicted; `-` is standard output.
+        format (`str`, *optional*):
+            `"rows"`: the rows with what was predicted, JSON lines (for trees out of CoNLL-U the same). `"text"` or
+            `"svg"`: for the eye, see [`as_text`] and [`as_svg`]. By default text on a terminal, otherwise rows.
 
     Raises:
-        UsageError: no model there, or a row that lacks what the task needs.
+        UsageError: no model there, a row that lacks what the task needs, or no drawing for such a task.
     """
+    terminal = output == "-" and sys.stdout.isatty()
+    format = format or ("text" if terminal else "rows")
     task_model = load_task_model(directory)
-    conllu = isinstance(task_model.task, N2Path) and input.endswith(("-", ".conllu"))
+    task = task_model.task
+    conllu = isinstance(task, N2Path) and input.endswith(("-", ".conllu"))
     if input != "-":
-        rows = read_rows(input, task_model.task.lists)
+        rows = read_rows(input, task.lists)
     elif conllu:
         rows = parse_sentences(utf8_lines(sys.stdin.buffer, "standard input"), "standard input")
     else:
         rows = parse_rows(sys.stdin, "standard input")
     predictions = predict_rows(rows, task_model, BATCH_SIZE if input == "-" else CHUNK)
-    if conllu:
-        _write_text((row["conllu"] for row in predictions), output)
+    if format == "svg":
+        as_svg(task, [])  # refuses a task before it takes its time
+        _write_text(iter([as_svg(task, [row for _, row in predictions])]), output)
+    elif format == "text":
+        colour = terminal and not os.environ.get("NO_COLOR")
+        _write_text((as_text(task, row, colour, read) + "\n" for read, row in predictions), output)
+    elif conllu:
+        _write_text((row["conllu"] for _, row in predictions), output)
     elif output == "-":
-        _write_text((json.dumps(row, ensure_ascii=False) + "\n" for row in predictions), output)
+        _write_text((json.dumps(row, ensure_ascii=False) + "\n" for _, row in predictions), output)
     else:
-        write_rows(predictions, Path(output))
+        write_rows((row for _, row in predictions), Path(output))
 
 
-def predict_rows(rows: Iterator[PlacedRow], task_model: TaskModel, chunk: int) -> Iterator[Row]:
-    """Fills each row's columns with what the model predicts, `chunk` rows at a time."""
+def predict_rows(rows: Iterator[PlacedRow], task_model: TaskModel, chunk: int) -> Iterator[tuple[Row, Row]]:
+    """Each row as it was read, and with its columns filled with what the model predicts, `chunk` rows at a time."""
     while placed := list(islice(rows, chunk)):
         predictions, _ = task_model.predict(placed)
         for (_, row), prediction in zip(placed, predictions, strict=True):
-            yield {**row, **task_model.task.columns(prediction, row)}
+            yield row, {**row, **task_model.task.columns(prediction, row)}
 
 
 def _write_text(parts: Iterator[str], output: str) -> None:

@@ -19,7 +19,7 @@ ORDER = [
     {"tasks"},
     {"report"},
     {"training", "convert", "hub"},
-    {"recipe", "recipe_keys", "recipe_files"},
+    {"recipe", "recipe_keys", "recipe_files", "finetune_recipe"},
     {"pretrain", "finetune", "evaluate", "predict", "plan"},
     {"compare", "quickstart"},
     {"cli"},

@@ -13,7 +13,8 @@ from transformers import AutoModelForTokenClassification, BartConfig, BertConfig
 from hftk import HftkConfig, HftkModel
 from hftk.errors import UsageError
 from hftk.evaluate import evaluate
-from hftk.finetune import FinetuneRecipe, finetune, load_finetune_recipe
+from hftk.finetune import finetune
+from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.predict import predict
 from hftk.recipe_files import find_recipe
 from hftk.tasks.rows import write_rows

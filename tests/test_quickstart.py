@@ -1,6 +1,6 @@
 import pytest
 
-from hftk.finetune import load_finetune_recipe
+from hftk.finetune_recipe import load_finetune_recipe
 from hftk.quickstart import GUESSES, SHAPES, letters, log_of, table, write_data, write_recipes
 from hftk.recipe import PretrainRecipe, load_recipe
 

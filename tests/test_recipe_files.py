@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hftk.errors import UsageError
-from hftk.finetune import load_finetune_recipe
+from hftk.finetune_recipe import load_finetune_recipe
 from hftk.recipe import PretrainRecipe, load_recipe
 from hftk.recipe_files import copy_recipe, find_recipe, list_recipes, recipes_folder
 

@@ -17,9 +17,11 @@ from transformers import (
 )
 
 from hftk import HftkConfig
+from hftk.cli import main
 from hftk.errors import UsageError
 from hftk.evaluate import evaluate
-from hftk.finetune import finetune, load_finetune_recipe
+from hftk.finetune import finetune
+from hftk.finetune_recipe import load_finetune_recipe
 from hftk.predict import predict
 from hftk.tasks.conllu import read_sentences
 from hftk.tasks.rows import write_rows
@@ -196,3 +198,14 @@ def test_training_stops_when_it_gets_no_better_and_keeps_the_best(checkpoints, t
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     scores = [line["eval_accuracy"] for line in log if "eval_accuracy" in line]
     assert len(scores) < 40 and max(scores) == metrics["eval_accuracy"]
+
+
+def test_predictions_are_shown_as_text_and_as_a_drawing(checkpoints, tmp_path, capsys):
+    finetune(recipe_for(tmp_path, checkpoints, "n2path", "hftk", max_steps=1))
+    command = ["predict", str(tmp_path / "run"), "--input", str(tmp_path / "rows.conllu")]
+    capsys.readouterr()
+    assert main([*command, "--format", "text"]) == 0
+    trees = capsys.readouterr().out.removesuffix("\n\n").split("\n\n")
+    assert [[line.split()[-1] for line in tree.splitlines()] for tree in trees] == [[*pair, "."] for pair in PAIRS]
+    assert main([*command, "--format", "svg", "--output", str(tmp_path / "trees.svg")]) == 0
+    assert (tmp_path / "trees.svg").read_text(encoding="utf-8").count("<g ") == len(PAIRS)
