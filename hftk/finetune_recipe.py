@@ -14,6 +14,7 @@ from hftk.tasks.n2m import N2M
 from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
+from hftk.tasks.subjects import Subjects
 
 
 @dataclass
@@ -64,7 +65,7 @@ class FinetuneRecipe:
             The run's folder.
         model (`str`):
             Folder or Hub id of the checkpoint to start from, of any type that transformers has the task's head for.
-        task ([`N21`], [`N2N`], [`Morphemes`], [`N2Path`] or [`N2M`]):
+        task ([`N21`], [`N2N`], [`Morphemes`], [`N2Path`], [`Subjects`] or [`N2M`]):
             The shape of the task and its columns.
         data (`TaskDataArguments`):
             The labelled text.
@@ -122,6 +123,12 @@ class N2PathRecipe(FinetuneRecipe):
 
 
 @dataclass
+class SubjectsRecipe(FinetuneRecipe):
+    __doc__ = FinetuneRecipe.__doc__
+    task: Subjects
+
+
+@dataclass
 class N2MRecipe(FinetuneRecipe):
     __doc__ = FinetuneRecipe.__doc__
     task: N2M
@@ -132,6 +139,7 @@ RECIPES: dict[str, type[FinetuneRecipe]] = {
     "n2n": N2NRecipe,
     "morphemes": MorphemesRecipe,
     "n2path": N2PathRecipe,
+    "subjects": SubjectsRecipe,
     "n2m": N2MRecipe,
 }
 

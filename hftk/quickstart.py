@@ -52,9 +52,9 @@ SHAPES = {
 # Chosen on other sentences than those that are tested.
 FINETUNING: dict[str, dict[str, Any]] = {
     "n21": {"num_train_epochs": 20, "per_device_train_batch_size": 16},
-    "n2n": {"num_train_epochs": 30, "per_device_train_batch_size": 16},
+    "n2n": {"num_train_epochs": 20, "per_device_train_batch_size": 16},
     "n2path": {"num_train_epochs": 8, "per_device_train_batch_size": 16},
-    "n2m": {"num_train_epochs": 8, "per_device_train_batch_size": 32},
+    "n2m": {"num_train_epochs": 4, "per_device_train_batch_size": 32},
 }
 
 

@@ -122,7 +122,7 @@ class N2M(Task[Texts]):
             attention_mask=batch["attention_mask"],
             num_beams=self.num_beams,
             max_new_tokens=self.max_target_length,
-            early_stopping=True,
+            early_stopping=self.num_beams > 1,
         )
         return [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
 
