@@ -1,5 +1,5 @@
 """
-What a user of N→M would take instead of a model: the target of the nearest training source (TF-IDF of character 2–5-grams).
+What a user of N→M would take instead: the target of the nearest training source (TF-IDF, character 2–5-grams).
 
     python benchmarks/nearest_target.py $DATA/chatbot_ko/train.jsonl $DATA/chatbot_ko/test.jsonl source target
 """
