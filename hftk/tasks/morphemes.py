@@ -116,8 +116,8 @@ class Morphemes(N2N):
     name: Literal["morphemes"]  # type: ignore[assignment]
     silver: bool = False
     unit: Literal["character"] = "character"
-    tokens_column: Literal["characters"] = "characters"  # type: ignore[assignment]
-    labels_column: Literal["morphemes"] = "morphemes"  # type: ignore[assignment]
+    tokens_column: Literal["characters"] = "characters"
+    labels_column: Literal["morphemes"] = "morphemes"
 
     def check_inputs(self, row: Row, where: str) -> None:
         if "tokens" not in row and isinstance(row.get("text"), str):

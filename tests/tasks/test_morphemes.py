@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hftk.errors import UsageError
 from hftk.tasks.conllu import parse_sentences, read_sentences
 from hftk.tasks.morphemes import Morphemes, joined_tags, morpheme_labels
+from hftk.tasks.rows import Row
 
 TASK = Morphemes("morphemes")
 CONLLU = """1	경찰은	경찰+은	NOUN	NNG+JX	_	2	nsubj	_	_
@@ -79,7 +80,7 @@ def test_a_word_without_tags_is_refused_with_its_place():
 
 def test_raw_text_is_labelled_by_kiwipiepy():
     pytest.importorskip("kiwipiepy", reason="comes with hftk[ko]")
-    row = {"text": "경찰은 또 왔다. ㅋㅋ"}
+    row: Row = {"text": "경찰은 또 왔다. ㅋㅋ"}
     silver = Morphemes("morphemes", silver=True)
     silver.check_inputs(row, "a:1")
     silver.check_targets(row, "a:1")
