@@ -71,7 +71,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     rows = {split: [row for _, row in placed[split]] for split in placed}
 
     names = task.label_names(rows["train"])
-    tokenizer, model = task.load(recipe.model, names, recipe.from_scratch)
+    tokenizer, model = task.load(recipe.model, names, recipe.from_scratch, recipe.config_overrides)
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     examples = {split: [task.encode(row, tokenizer, max_length, names) for row in rows[split]] for split in rows}
     for split in rows:

@@ -74,6 +74,8 @@ class FinetuneRecipe:
         from_scratch (`bool`, *optional*, defaults to `False`):
             Take the architecture and the tokenizer of `model` but not its weights: what the same fine-tuning comes to
             without pretraining.
+        config_overrides (`dict`, *optional*):
+            Fields of the model's config that fine-tuning changes: `{dropout: 0.1}`, if it was pretrained without.
         early_stopping_patience (`int`, *optional*):
             Stop after so many evaluations without a better one; needs `training.load_best_model_at_end`.
         seed (`int`, *optional*, defaults to 42):
@@ -93,6 +95,7 @@ class FinetuneRecipe:
         }
     )
     from_scratch: bool = False
+    config_overrides: dict[str, Any] = field(default_factory=dict)
     early_stopping_patience: int | None = None
     seed: int = 42
     seeds: int = 1

@@ -153,6 +153,15 @@ def test_from_scratch_starts_from_other_weights_than_the_checkpoint(checkpoints,
     assert distance[False] < 1e-5 < 1e-3 < distance[True]
 
 
+def test_fields_of_the_config_can_be_others_than_the_checkpoints(checkpoints, tmp_path):
+    finetune(
+        recipe_for(tmp_path, checkpoints["hftk"], "--config_overrides", "{dropout: 0.25}", "--training.max_steps", "1")
+    )
+    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "run").config.dropout == 0.25
+    with pytest.raises(UsageError, match="config_overrides: the config of .*, a bert, has no dropuot"):
+        finetune(recipe_for(tmp_path, checkpoints["bert"], "--config_overrides", "{dropuot: 0.25}"))
+
+
 def test_the_same_seed_gives_the_same_weights(checkpoints, tmp_path):
     weights = []
     for _ in range(2):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -194,20 +194,30 @@ class HftkForArcPrediction(PreTrainedModel):
                 init.zeros_(module.layer_weights)
 
     @classmethod
-    def from_backbone(cls, name_or_path: str, pretrained: bool = True, **config_kwargs: Any) -> "HftkForArcPrediction":
+    def from_backbone(
+        cls,
+        name_or_path: str,
+        backbone_config: PreTrainedConfig | None = None,
+        pretrained: bool = True,
+        **config_kwargs: Any,
+    ) -> "HftkForArcPrediction":
         """
         A parser to train, over the encoder of a checkpoint.
 
         Args:
             name_or_path (`str`):
                 Folder or Hub id of the checkpoint.
+            backbone_config ([`PreTrainedConfig`], *optional*):
+                Its config, where that is to be another than the checkpoint's own.
             pretrained (`bool`, defaults to `True`):
                 Whether the encoder has the checkpoint's weights, or random ones (to compare with).
             config_kwargs:
                 Fields of [`HftkArcConfig`]: the relations (`id2label` and `label2id`) above all.
         """
-        # an hftk model refuses to load a decoder that was never trained; here it is not taken
-        backbone_config = AutoConfig.from_pretrained(name_or_path, trained_objectives=None)
+        if backbone_config is None:
+            backbone_config = AutoConfig.from_pretrained(name_or_path)
+        if backbone_config.model_type == "hftk":
+            backbone_config.trained_objectives = None  # it refuses a decoder that was never trained; none is taken here
         model = cls(HftkArcConfig(backbone_config=backbone_config, **config_kwargs))
         if pretrained:
             loaded = AutoModel.from_pretrained(name_or_path, config=backbone_config)

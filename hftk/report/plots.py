@@ -50,10 +50,18 @@ def plot_confusion(wanted: list[str], predicted: list[str], path: Path) -> None:
     from sklearn.metrics import ConfusionMatrixDisplay
 
     labels = sorted({*wanted, *predicted})
-    size = max(3.0, 0.5 * len(labels))
-    figure, axes = pyplot.subplots(figsize=(size + 1, size), layout="constrained")
+    size = 2.5 + 0.6 * len(labels)
+    figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
     ConfusionMatrixDisplay.from_predictions(
-        wanted, predicted, labels=labels, normalize="true", values_format=".2f", cmap="Blues", ax=axes, colorbar=False
+        wanted,
+        predicted,
+        labels=labels,
+        normalize="true",
+        values_format=".2f",
+        xticks_rotation="vertical",
+        cmap="Blues",
+        ax=axes,
+        colorbar=False,
     )
     axes.set(xlabel="predicted", ylabel="right")
     path.parent.mkdir(parents=True, exist_ok=True)

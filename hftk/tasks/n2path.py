@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
 from hftk.model.modeling_hftk_arc import HftkForArcPrediction
@@ -130,17 +130,23 @@ class N2Path(Task[Tree]):
         return ParsingScores(keep_in_memory=True).compute(predictions=predictions, references=references)
 
     def load(
-        self, checkpoint: str, names: list[str] | None = None, from_scratch: bool = False
+        self,
+        checkpoint: str,
+        names: list[str] | None = None,
+        from_scratch: bool = False,
+        config_overrides: dict[str, Any] | None = None,
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        tokenizer, model = super().load(checkpoint, names, from_scratch)
+        tokenizer, model = super().load(checkpoint, names, from_scratch, config_overrides)
         # what of the backbone's config the Trainer would miss in the parser's
         ids = ("pad_token_id", "bos_token_id", "eos_token_id")
         model.config.update({name: getattr(tokenizer, name) for name in ids})
         return tokenizer, model
 
-    def load_model(self, checkpoint: str, names: list[str] | None, from_scratch: bool) -> PreTrainedModel:
+    def load_model(
+        self, checkpoint: str, config: PreTrainedConfig, names: list[str] | None, from_scratch: bool
+    ) -> PreTrainedModel:
         if names is None:
             return HftkForArcPrediction.from_pretrained(checkpoint)
         return HftkForArcPrediction.from_backbone(
-            checkpoint, pretrained=not from_scratch, scalar_mix=self.scalar_mix, **self.head_config(names)
+            checkpoint, config, not from_scratch, scalar_mix=self.scalar_mix, **self.head_config(names)
         )

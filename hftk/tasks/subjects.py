@@ -181,9 +181,13 @@ class Subjects(Task[SubjectsFound]):
         return SubjectScores(keep_in_memory=True).compute(predictions=predictions, references=references)
 
     def load(
-        self, checkpoint: str, names: list[str] | None = None, from_scratch: bool = False
+        self,
+        checkpoint: str,
+        names: list[str] | None = None,
+        from_scratch: bool = False,
+        config_overrides: dict[str, Any] | None = None,
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        return self.parser.load(checkpoint, names, from_scratch)
+        return self.parser.load(checkpoint, names, from_scratch, config_overrides)
 
 
 def _check_words(words: list[Any], least: int, most: int, role: str, where: str) -> None:

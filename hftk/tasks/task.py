@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput, logging
 
 from hftk.errors import UsageError
@@ -135,7 +135,11 @@ class Task(Generic[Prediction]):
         raise NotImplementedError
 
     def load(
-        self, checkpoint: str, names: list[str] | None = None, from_scratch: bool = False
+        self,
+        checkpoint: str,
+        names: list[str] | None = None,
+        from_scratch: bool = False,
+        config_overrides: dict[str, Any] | None = None,
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         """
         A checkpoint's tokenizer, and its model under the task's head.
@@ -147,13 +151,22 @@ class Task(Generic[Prediction]):
                 Labels of a new head; by default the head is the checkpoint's own.
             from_scratch (`bool`, defaults to `False`):
                 Random weights instead of the checkpoint's.
+            config_overrides (`dict[str, Any]`, *optional*):
+                Fields of the checkpoint's config that are to be others.
 
         Raises:
             UsageError: nothing to load there, no such head for this type of model, or a tokenizer without offsets.
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="right")
-            model = self.load_model(checkpoint, names, from_scratch)
+            config = AutoConfig.from_pretrained(checkpoint)
+            for field, value in (config_overrides or {}).items():
+                if not hasattr(config, field):
+                    raise UsageError(
+                        f"config_overrides: the config of {checkpoint}, a {config.model_type}, has no {field}"
+                    )
+                setattr(config, field, value)
+            model = self.load_model(checkpoint, config, names, from_scratch)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"{checkpoint} cannot be loaded for {self.name}: {' '.join(str(error).split())}"
@@ -162,9 +175,11 @@ class Task(Generic[Prediction]):
             raise UsageError(f"{checkpoint} has a slow tokenizer, which does not tell where its tokens stand in a text")
         return tokenizer, model
 
-    def load_model(self, checkpoint: str, names: list[str] | None, from_scratch: bool) -> PreTrainedModel:
-        """The model alone; see [`load`]."""
-        config = AutoConfig.from_pretrained(checkpoint, **self.head_config(names))
+    def load_model(
+        self, checkpoint: str, config: PreTrainedConfig, names: list[str] | None, from_scratch: bool
+    ) -> PreTrainedModel:
+        """The model alone, by the checkpoint's config; see [`load`]."""
+        config.update(self.head_config(names))
         if from_scratch:
             return self.head.from_config(config)
         verbosity = logging.get_verbosity()

@@ -303,7 +303,7 @@ def test_a_parser_starts_over_a_checkpoint(pretrained, build, tmp_path):
     bert = BertModel(BACKBONES["bert"]()).to(torch.bfloat16)
     bert.save_pretrained(tmp_path / "bert")
     for name, encoder in (("hftk", checkpoint.encoder), ("bert", encoder_of(bert))):
-        model = HftkForArcPrediction.from_backbone(str(tmp_path / name), pretrained, num_labels=4, arc_dim=7)
+        model = HftkForArcPrediction.from_backbone(str(tmp_path / name), pretrained=pretrained, num_labels=4, arc_dim=7)
         assert (model.config.num_labels, model.config.arc_dim) == (4, 7)
         assert model.dtype == torch.float32 and model.backbone.dtype == torch.float32
         theirs = encoder.state_dict()
