@@ -100,6 +100,10 @@ class FinetuneRecipe:
     seed: int = 42
     seeds: int = 1
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UsageError(f"seeds: {self.seeds} trains nothing; give 1 or more")
+
 
 @dataclass
 class N21Recipe(FinetuneRecipe):

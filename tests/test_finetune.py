@@ -247,5 +247,7 @@ def test_mistakes_are_told_in_one_line(checkpoints, tmp_path):
         finetune(recipe_for(tmp_path, checkpoints["bert"], *unscored, "--training.eval_strategy", "epoch"))
     with pytest.raises(UsageError, match="data.train_files: no rows"):
         finetune(recipe_for(tmp_path, checkpoints["bert"], "--data.train_files", "[]"))
+    with pytest.raises(UsageError, match="seeds: 0 trains nothing"):
+        recipe_for(tmp_path, checkpoints["bert"], "--seeds", "0")
     with pytest.raises(UsageError, match="no recipe.yaml"):
         predict(checkpoints["bert"])
