@@ -21,8 +21,9 @@ def evaluate(directory: str, files: list[str]) -> dict[str, Any]:
         UsageError: no model there, or a row that lacks what the task needs.
     """
     task_model = load_task_model(directory)
-    rows = [placed for file in files for placed in read_rows(file, task_model.task.lists)]
+    task = task_model.task
+    rows = [placed for file in files for placed in read_rows(file, task.lists, task.trees)]
     predictions, loss = task_model.predict(rows, labelled=True)
-    metrics = {"loss": loss, **task_model.task.score(predictions, [row for _, row in rows])}
+    metrics = {"loss": loss, **task.score(predictions, [row for _, row in rows])}
     print(json.dumps(metrics, indent=2, ensure_ascii=False))
     return metrics

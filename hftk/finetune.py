@@ -123,7 +123,7 @@ def load_rows(recipe: FinetuneRecipe, split: str) -> list[PlacedRow]:
         if name:
             rows += read_dataset(data.dataset, data.dataset_config, name)
     for file in files:
-        rows += read_rows(file, task.lists)
+        rows += read_rows(file, task.lists, task.trees)
     for where, row in rows:
         task.check_inputs(row, where)
         task.check_targets(row, where)

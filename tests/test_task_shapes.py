@@ -159,6 +159,15 @@ def test_a_model_type_without_the_head_is_refused_in_one_line(checkpoints, tmp_p
             finetune(recipe_for(tmp_path, checkpoints, shape, model))
 
 
+def test_a_tree_that_is_none_is_named_by_its_line(checkpoints, tmp_path):
+    recipe = recipe_for(tmp_path, checkpoints, "n2path", "hftk")
+    broken = CONLLU.splitlines(keepends=True)
+    broken[7] = broken[7].replace("\t0\troot", "\t1\troot")  # word 2 of the second sentence
+    (tmp_path / "rows.conllu").write_text("".join(broken), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^[^\n]*rows.conllu:[678]: [^\n]*heads must make a tree with one root$"):
+        finetune(recipe)
+
+
 def test_several_labels_and_numbers_are_learned_too(checkpoints, tmp_path):
     recipe = recipe_for(tmp_path, checkpoints, "n21", "hftk", ", problem_type: multi_label_classification")
     write_rows([{"text": f"{a} {v}", "label": [a, v]} for a, v in PAIRS], tmp_path / "rows.jsonl")

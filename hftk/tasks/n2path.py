@@ -38,6 +38,7 @@ class N2Path(Task[Tree]):
         "dependency-parsing": {"impl": "pipeline_hftk.HftkParsingPipeline", "pt": ["AutoModel"]}
     }
     lists: ClassVar[bool] = True
+    trees: ClassVar[bool] = True
 
     def check_inputs(self, row: Row, where: str) -> None:
         words = column(row, "tokens", "the column of words", where)

@@ -17,7 +17,7 @@ FORMATS = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".conllu")
 COMMENT = re.compile(r"#+ ")  # above a text's units; a unit "#" is followed by a tab
 
 
-def read_rows(file: str, lists: bool = False) -> Iterator[PlacedRow]:
+def read_rows(file: str, lists: bool = False, trees: bool = False) -> Iterator[PlacedRow]:
     """
     The rows of a file.
 
@@ -29,6 +29,8 @@ def read_rows(file: str, lists: bool = False) -> Iterator[PlacedRow]:
             Rows are lists, which no table holds: a `.tsv` is then a unit, a tab and its label on each line (as in
             CoNLL-2003), an empty line between texts, comments behind `#` and a space. Its columns are `tokens` and
             `labels`.
+        trees (`bool`, defaults to `False`):
+            The heads in a `.conllu` must be trees.
 
     Returns:
         Pairs of a row's place (`"file:line"`) and the row.
@@ -40,7 +42,7 @@ def read_rows(file: str, lists: bool = False) -> Iterator[PlacedRow]:
     if suffix not in FORMATS:
         raise UsageError(f"{file}: its name must end with {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if suffix == ".conllu":
-        yield from read_sentences(file)
+        yield from read_sentences(file, trees)
     elif suffix == ".parquet":
         yield from _read_parquet(file)
     else:

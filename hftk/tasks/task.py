@@ -47,6 +47,7 @@ class Task(Generic[Prediction]):
     name: str
     head: ClassVar[Any]  # the Auto class of the model
     lists: ClassVar[bool] = False  # see `read_rows`
+    trees: ClassVar[bool] = False  # see `read_rows`; of rows to learn from or to score
     pipelines: ClassVar[dict[str, dict[str, Any]]] = {}  # of ours, where transformers has none; see `pipeline_hftk.py`
 
     def check_inputs(self, row: Row, where: str) -> None:
