@@ -9,7 +9,7 @@ from hftk.errors import UsageError
 from hftk.tasks.alignment import running_text
 from hftk.tasks.morphemes import Morphemes
 from hftk.tasks.n2m import N2M
-from hftk.tasks.n2n import N2N, are_entities
+from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import Row
@@ -61,7 +61,7 @@ def as_text(task: Task, row: Row, colour: bool = False, read: Row | None = None)
         return " ".join(f"{word}/{paint(tags)}" for word, tags in zip(row["tokens"], row["xpos"], strict=True))
     if isinstance(task, N2N):
         units, labels = row[task.tokens_column], row[task.labels_column]
-        if are_entities(labels) or set(labels) == {"O"}:
+        if task.entities(labels) or set(labels) == {"O"}:
             parts = text_with_entities(task, row)
             return "".join(f"[{part} {paint(label)}]" if label else part for part, label in parts)
         # for a space nothing, so that two of them stand between words
@@ -104,7 +104,7 @@ def as_svg(task: Task, rows: list[Row]) -> str:
     labels = sorted({label for row in rows for label in task.labels(row)} - {"O"}) if has_labels else []
     if isinstance(task, N2Path):
         drawings = [_draw_tree(row) for row in rows]
-    elif isinstance(task, N2N) and has_labels and (not labels or are_entities(labels)):
+    elif isinstance(task, N2N) and has_labels and (not labels or task.entities(labels)):
         kinds = sorted({label[2:] for label in labels})
         colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}
         drawings = [_draw_entities(task, row, colours) for row in rows]

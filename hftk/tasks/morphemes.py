@@ -140,6 +140,9 @@ class Morphemes(N2N):
             labels += ["O"] * (len(text) - len(form)) + morpheme_labels(form, lemma, xpos)
         row["morphemes"] = labels
 
+    def entities(self, names: list[str]) -> bool:
+        return False  # one syllable may be of several morphemes, so that `I-VA+B-ETM` may well follow `B-VA`
+
     def columns(self, prediction: Labels, row: Row) -> Row:
         return {"xpos": self._words(prediction, row)}
 

@@ -120,7 +120,7 @@ class N2N(Task[Labels]):
         assert example.places is not None
         read = list(dict.fromkeys(example.places))  # a space and the character after it are read at one place
         scores = np.stack([raw[window][token] for window, token in read])  # [places, labels]
-        ids = best_entities(scores, names) if are_entities(names) else scores.argmax(axis=-1)
+        ids = best_entities(scores, names) if self.entities(names) else scores.argmax(axis=-1)
         found = {place: names[i] for place, i in zip(read, ids, strict=True)}
         labels = [found[place] for place in example.places]
         for unit in range(len(labels) - 1):
@@ -128,23 +128,22 @@ class N2N(Task[Labels]):
                 labels[unit] = labels[unit] if labels[unit].startswith("I-") else "O"
         return labels
 
+    def entities(self, names: list[str]) -> bool:
+        """Whether labels are those of entities: `B-…` where one starts, `I-…` where it goes on, `O` outside (IOB2)."""
+        return any(name.startswith("B-") for name in names) and all(ENTITY.fullmatch(name) for name in names)
+
     def columns(self, prediction: Labels, row: Row) -> Row:
         return {self.labels_column: prediction}
 
     def score(self, predictions: list[Labels], rows: list[Row]) -> dict[str, float]:
         """Accuracy and F1: of whole entities (strict, micro), or macro over all labels."""
         references = [row[self.labels_column] for row in rows]
-        if are_entities([label for labels in references for label in labels]):
+        if self.entities([label for labels in references for label in labels]):
             return EntityScores(keep_in_memory=True).compute(predictions=predictions, references=references)
         return LabelScores(keep_in_memory=True).compute(
             predictions=[label for labels in predictions for label in labels],
             references=[label for labels in references for label in labels],
         )
-
-
-def are_entities(names: list[str]) -> bool:
-    """Whether the labels are those of entities: `B-…` where one starts, `I-…` where it goes on, `O` outside (IOB2)."""
-    return any(name.startswith("B-") for name in names) and all(ENTITY.fullmatch(name) for name in names)
 
 
 def best_entities(scores: np.ndarray, names: list[str]) -> list[int]:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from hftk.errors import UsageError
 from hftk.tasks.conllu import parse_sentences, read_sentences
 from hftk.tasks.morphemes import Morphemes, joined_tags, morpheme_labels
 from hftk.tasks.rows import Row
+from hftk.tasks.task import Example
 
 TASK = Morphemes("morphemes")
 CONLLU = """1	경찰은	경찰+은	NOUN	NNG+JX	_	2	nsubj	_	_
@@ -69,6 +71,12 @@ def test_words_count_as_right_if_all_their_morphemes_are():
     wrong = ["B-NNG", "I-NNG", "B-JKS", "O", "B-VV+B-EP", "B-EF", "B-SF"]
     scores = TASK.score([wrong], [row()])
     assert scores["xpos_accuracy"] == pytest.approx(2 / 3) and scores["accuracy"] == pytest.approx(6 / 7)
+
+
+def test_syllables_of_two_morphemes_may_follow_each_other():
+    names = ["B-VA", "I-VA", "I-VA+B-ETM", "O"]
+    sure = np.log([[0.9 if i == unit else 0.03 for i in range(4)] for unit in range(3)])  # [characters, labels]
+    assert TASK.join(Example([], [(0, 0), (0, 1), (0, 2)]), [sure], names) == ["B-VA", "I-VA", "I-VA+B-ETM"]
 
 
 def test_a_word_without_tags_is_refused_with_its_place():

@@ -8,7 +8,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from hftk.errors import UsageError
-from hftk.tasks.n2n import N2N, are_entities, best_entities
+from hftk.tasks.n2n import N2N, best_entities
 from hftk.tasks.task import Example
 
 WORDS, CHARACTERS = N2N("n2n"), N2N("n2n", unit="character")
@@ -38,7 +38,7 @@ def test_entities_are_the_best_of_all_sequences_that_are_well_formed(rows):
 
 
 def test_labels_are_entities_only_if_all_of_them_are():
-    assert are_entities(NAMES) and not are_entities([*NAMES, "NOUN"]) and not are_entities(["O"])
+    assert WORDS.entities(NAMES) and not WORDS.entities([*NAMES, "NOUN"]) and not WORDS.entities(["O"])
 
 
 def test_the_score_of_entities_is_seqevals_in_strict_mode():
