@@ -16,7 +16,6 @@ from hftk.errors import UsageError
 from hftk.finetune_recipe import load_finetune_recipe
 from hftk.report.predictions import as_svg, as_text
 from hftk.tasks.conllu import parse_sentences, utf8_lines
-from hftk.tasks.n2path import N2Path
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Task
 from hftk.training.finetuning import predict_examples
@@ -89,7 +88,7 @@ def predict(
     format = format or ("text" if terminal else "rows")
     task_model = load_task_model(directory)
     task = task_model.task
-    conllu = isinstance(task, N2Path) and input.endswith(("-", ".conllu"))
+    conllu = task.trees and input.endswith(("-", ".conllu"))
     if input != "-":
         rows = read_rows(input, task.lists)
     elif conllu:

@@ -10,7 +10,6 @@ from hftk.tasks.alignment import running_text
 from hftk.tasks.morphemes import Morphemes
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n2n import N2N
-from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import Row
 from hftk.tasks.task import Task
@@ -51,7 +50,7 @@ def as_text(task: Task, row: Row, colour: bool = False, read: Row | None = None)
     def paint(label: str) -> str:
         return f"{LABEL}{label}{PLAIN}" if colour else label
 
-    if isinstance(task, N2Path):
+    if task.trees:
         longest = max(map(width, row["deprel"]))
         return "".join(
             f"{line} {paint(relation)}{' ' * (longest - width(relation))} {word}\n"
@@ -102,7 +101,7 @@ def as_svg(task: Task, rows: list[Row]) -> str:
     """
     has_labels = isinstance(task, N2N) and not isinstance(task, Morphemes)
     labels = sorted({label for row in rows for label in task.labels(row)} - {"O"}) if has_labels else []
-    if isinstance(task, N2Path):
+    if task.trees:
         drawings = [_draw_tree(row) for row in rows]
     elif isinstance(task, N2N) and has_labels and (not labels or task.entities(labels)):
         kinds = sorted({label[2:] for label in labels})

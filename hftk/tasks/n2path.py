@@ -130,19 +130,6 @@ class N2Path(Task[Tree]):
         references = [{"head": row["head"], "deprel": row["deprel"]} for row in rows]
         return ParsingScores(keep_in_memory=True).compute(predictions=predictions, references=references)
 
-    def load(
-        self,
-        checkpoint: str,
-        names: list[str] | None = None,
-        from_scratch: bool = False,
-        config_overrides: dict[str, Any] | None = None,
-    ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        tokenizer, model = super().load(checkpoint, names, from_scratch, config_overrides)
-        # what of the backbone's config the Trainer would miss in the parser's
-        ids = ("pad_token_id", "bos_token_id", "eos_token_id")
-        model.config.update({name: getattr(tokenizer, name) for name in ids})
-        return tokenizer, model
-
     def load_model(
         self, checkpoint: str, config: PreTrainedConfig, names: list[str] | None, from_scratch: bool
     ) -> PreTrainedModel:

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Literal
 import datasets
 import evaluate
 import torch
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
 from hftk.tasks.alignment import encode_units, running_text
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.rows import Row, column
-from hftk.tasks.task import IGNORED, Example, Features, Task
+from hftk.tasks.task import IGNORED, Example, Features
 
 PERSONS = ["1", "2", "3"]
 
@@ -63,7 +63,7 @@ class SubjectScores(evaluate.Metric):
 
 
 @dataclass
-class Subjects(Task[SubjectsFound]):
+class Subjects(N2Path):
     """
     Rows are texts: `tokens`, the words of a sentence and of those before it, and `predicates`, which of them (from 1)
     lack a subject. For each predicate `subjects` has the word that is its subject, 0 for one that is not in the text,
@@ -80,19 +80,13 @@ class Subjects(Task[SubjectsFound]):
             Read a learned mean of all layers instead of the last one; see [`HftkArcConfig`].
     """
 
-    name: Literal["subjects"]
-    scalar_mix: bool = False
+    name: Literal["subjects"]  # type: ignore[assignment]
 
-    head: ClassVar[Any] = AutoModel
-    lists: ClassVar[bool] = True
-
-    @property
-    def parser(self) -> N2Path:
-        """The task that the model was made for."""
-        return N2Path("n2path", self.scalar_mix)
+    trees: ClassVar[bool] = False
+    pipelines: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def check_inputs(self, row: Row, where: str) -> None:
-        self.parser.check_inputs(row, where)
+        super().check_inputs(row, where)
         predicates, count = column(row, "predicates", "the predicates", where), len(row["tokens"])
         if not isinstance(predicates, list) or not predicates or len(set(map(str, predicates))) < len(predicates):
             raise UsageError(f"{where}: column 'predicates' must list each predicate once, not {predicates!r:.60}")
@@ -122,9 +116,6 @@ class Subjects(Task[SubjectsFound]):
     def labels(self, row: Row) -> list[str]:
         return row["persons"]
 
-    def text(self, row: Row) -> str:
-        return self.parser.text(row)
-
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """
         As [`N2Path.encode`] does; heads and labels are -100 but for predicates. Of a text longer than `max_length` the
@@ -145,16 +136,6 @@ class Subjects(Task[SubjectsFound]):
                 features["heads"][predicate - 1] = subject
                 features["labels"][predicate - 1] = names.index(person)
         return Example([features], cut=len(encoded.windows) > 1)
-
-    def collate(
-        self, features: list[Features], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> dict[str, torch.Tensor]:
-        return self.parser.collate(features, tokenizer, model)
-
-    def forward(
-        self, model: PreTrainedModel, batch: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor | None, Any]:
-        return self.parser.forward(model, batch, num_items_in_batch)
 
     def predict(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], outputs: Any, tokenizer: PreTrainedTokenizerBase
@@ -179,15 +160,6 @@ class Subjects(Task[SubjectsFound]):
     def score(self, predictions: list[SubjectsFound], rows: list[Row]) -> dict[str, float]:
         references = [{name: row[name] for name in ("subjects", "persons", "mentions")} for row in rows]
         return SubjectScores(keep_in_memory=True).compute(predictions=predictions, references=references)
-
-    def load(
-        self,
-        checkpoint: str,
-        names: list[str] | None = None,
-        from_scratch: bool = False,
-        config_overrides: dict[str, Any] | None = None,
-    ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        return self.parser.load(checkpoint, names, from_scratch, config_overrides)
 
 
 def _check_words(words: list[Any], least: int, most: int, role: str, where: str) -> None:

@@ -1,5 +1,6 @@
 """What the four shapes of a task have in common: a task's keys in a recipe, and what is done with its rows."""
 
+from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -38,7 +39,7 @@ class Example:
 
 
 @dataclass
-class Task(Generic[Prediction]):
+class Task(Generic[Prediction], metaclass=ABCMeta):
     """
     A shape of task. Subclasses are dataclasses, whose fields are the recipe's `task` keys; `Prediction` is what is
     predicted for a row.
@@ -47,38 +48,38 @@ class Task(Generic[Prediction]):
     name: str
     head: ClassVar[Any]  # the Auto class of the model
     lists: ClassVar[bool] = False  # see `read_rows`
-    trees: ClassVar[bool] = False  # see `read_rows`; of rows to learn from or to score
+    trees: ClassVar[bool] = False  # what is predicted are trees; see `read_rows`
     pipelines: ClassVar[dict[str, dict[str, Any]]] = {}  # of ours, where transformers has none; see `pipeline_hftk.py`
 
+    @abstractmethod
     def check_inputs(self, row: Row, where: str) -> None:
         """Raises `UsageError`, beginning with `where`, unless the row has what the model reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_targets(self, row: Row, where: str) -> None:
         """The same for what the model is to predict."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label_names(self, rows: list[Row]) -> list[str]:
         """The labels of the training rows; a label's place in the list is its id. Empty for a task without labels."""
-        raise NotImplementedError
 
     def labels(self, row: Row) -> list[str]:
         """The labels of a checked row."""
         return []
 
+    @abstractmethod
     def text(self, row: Row) -> str:
         """What the model reads of a checked row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """A checked row as the model reads it, with labels if their `names` are given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(
         self, features: list[Features], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     ) -> dict[str, torch.Tensor]:
         """A batch: `input_ids` and all that goes with them, padded on the right."""
-        raise NotImplementedError
 
     def forward(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
@@ -106,6 +107,7 @@ class Task(Generic[Prediction]):
         # a batch to evaluate may hold nothing but labels that training never showed
         return total / ((labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
+    @abstractmethod
     def predict(
         self,
         model: PreTrainedModel,
@@ -121,19 +123,18 @@ class Task(Generic[Prediction]):
             batch (`dict[str, torch.Tensor]`): what [`collate`] made.
             outputs (`ModelOutput`): what [`forward`] gave for it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def join(self, example: Example, raw: list[Any], names: list[str]) -> Prediction:
         """The prediction for a row from those for its items."""
-        raise NotImplementedError
 
+    @abstractmethod
     def columns(self, prediction: Prediction, row: Row) -> Row:
         """The prediction as columns of the row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, predictions: list[Prediction], rows: list[Row]) -> dict[str, float]:
         """The task's metrics."""
-        raise NotImplementedError
 
     def load(
         self,
@@ -174,6 +175,8 @@ class Task(Generic[Prediction]):
             ) from error
         if not tokenizer.is_fast:
             raise UsageError(f"{checkpoint} has a slow tokenizer, which does not tell where its tokens stand in a text")
+        ids = ("pad_token_id", "bos_token_id", "eos_token_id")
+        model.config.update({name: getattr(tokenizer, name) for name in ids})  # as the Trainer would, with a warning
         return tokenizer, model
 
     def load_model(
