@@ -101,6 +101,12 @@ class HftkConfig(PreTrainedConfig):
             For `relative`.
         rope_theta (`float`, defaults to 10000.0):
             For `rotary`: base of the wavelengths.
+        ngram_order (`int`, defaults to 1):
+            The encoder adds to each token's embedding one for the tokens that end there, for every length from 2 to
+            this one, looked up by hash (Bojanowski et al. 2017; Huang et al. 2025, input n-grams): a small model need
+            not spend layers on what a table can remember. 1: none.
+        ngram_vocab_size (`int`, defaults to 131072), ngram_dim (`int`, defaults to 64):
+            Rows of that table, which all lengths share, and their width before a projection to `d_model`.
         attention_window (`int`, *optional*):
             Local attention in the encoder: a token sees those at most this many places away. Default: all.
         activation_function (`str`, defaults to `"silu"`):
@@ -159,6 +165,9 @@ class HftkConfig(PreTrainedConfig):
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     rope_theta: float = 10000.0
+    ngram_order: int = 1
+    ngram_vocab_size: int = 131072
+    ngram_dim: int = 64
     attention_window: int | None = None
     activation_function: str = "silu"
     gated_feed_forward: bool = True
@@ -211,7 +220,7 @@ class HftkConfig(PreTrainedConfig):
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field}='{getattr(self, field)}' does not exist; choose one of {', '.join(choices)}")
-        sizes = ["vocab_size", "d_model", "max_position_embeddings"]
+        sizes = ["vocab_size", "d_model", "max_position_embeddings", "ngram_order", "ngram_vocab_size", "ngram_dim"]
         for stack in ("encoder", "decoder"):
             sizes += [f"{stack}_layers", f"{stack}_attention_heads", f"{stack}_ffn_dim"]
         for field in sizes:

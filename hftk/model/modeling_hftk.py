@@ -601,6 +601,37 @@ class HftkStack(HftkPreTrainedModel):
         return document_ids(position_ids, attention_mask)
 
 
+class HftkNgramEmbeddings(nn.Module):
+    """
+    Embeddings of the 2, 3, … `config.ngram_order` tokens that end at each token, out of one hashed table.
+
+    Args:
+        config ([`HftkConfig`]): the architecture.
+    """
+
+    multiplier = 0x5851F42D4C957F2D  # Knuth's, of MMIX
+
+    def __init__(self, config: HftkConfig):
+        super().__init__()
+        self.order = config.ngram_order
+        self.pad_token_id = config.pad_token_id
+        self.table = nn.Embedding(config.ngram_vocab_size, config.ngram_dim)
+        self.proj = nn.Linear((config.ngram_order - 1) * config.ngram_dim, config.d_model, bias=False)
+
+    def buckets(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """(batch, length) ids → (batch, length, order - 1) rows of the table; padding stands before a document."""
+        hashed, buckets = input_ids * self.multiplier, []
+        for distance in range(1, self.order):
+            previous = input_ids.roll(distance, dims=-1).masked_fill(position_ids < distance, self.pad_token_id)
+            hashed = ((hashed ^ (hashed >> 32)) + previous) * self.multiplier  # modulo 2 ** 64
+            buckets.append((hashed >> 32) % self.table.num_embeddings)  # the upper bits know all tokens
+        return torch.stack(buckets, dim=-1)
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """(batch, length) → (batch, length, d_model)"""
+        return self.proj(self.table(self.buckets(input_ids, position_ids)).flatten(-2))
+
+
 class HftkEncoder(HftkStack):
     """
     The encoder: each token attends to every token of its document (within `config.attention_window`, if set).
@@ -614,6 +645,8 @@ class HftkEncoder(HftkStack):
     def __init__(self, config: HftkConfig):
         layers = [HftkEncoderLayer(config, layer_idx) for layer_idx in range(config.encoder_layers)]
         super().__init__(config, config.encoder_attention_heads, layers, bidirectional=True)
+        if config.ngram_order > 1:
+            self.ngrams = HftkNgramEmbeddings(config)
         self.post_init()
 
     @capture_outputs
@@ -650,6 +683,10 @@ class HftkEncoder(HftkStack):
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, 0, inputs_embeds.shape[1], inputs_embeds.device)
         token_mask = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
+        if self.config.ngram_order > 1:
+            if input_ids is None:
+                raise ValueError(f"ngram_order={self.config.ngram_order} needs input_ids, not inputs_embeds")
+            inputs_embeds = inputs_embeds + self.ngrams(input_ids, position_ids)
 
         hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
         position_bias = self.position_bias(hidden_states, 0, hidden_states.shape[1])

@@ -9,6 +9,7 @@ from hftk import HftkForConditionalGeneration, HftkForMaskedLM
 from hftk.model.modeling_hftk import HftkBatchNorm
 
 KERNELS = ["eager", "sdpa"]
+NGRAMS = {"ngram_vocab_size": 50, "ngram_dim": 8}
 POSITIONS = ["sinusoidal", "learned", "relative", "rotary", "alibi", "none"]
 
 
@@ -18,8 +19,15 @@ def ids(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_padding_and_future_change_nothing(build, attention, positions):
-    model = build(HftkForConditionalGeneration, attention=attention, position_embedding_type=positions)
+@pytest.mark.parametrize("ngram_order", [1, 3])
+def test_padding_and_future_change_nothing(build, attention, positions, ngram_order):
+    model = build(
+        HftkForConditionalGeneration,
+        attention=attention,
+        position_embedding_type=positions,
+        ngram_order=ngram_order,
+        **NGRAMS,
+    )
     torch.manual_seed(3)
     source, target = ids(2, 10), ids(2, 8)
     mask = torch.ones_like(source)
@@ -56,10 +64,15 @@ def packed_row(sources: list[torch.Tensor], targets: list[torch.Tensor], padding
 
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("window", [None, 2])
-def test_packed_documents_get_what_they_get_alone(build, attention, positions, window):
+@pytest.mark.parametrize(("window", "ngram_order"), [(None, 1), (2, 1), (None, 3)])
+def test_packed_documents_get_what_they_get_alone(build, attention, positions, window, ngram_order):
     model = build(
-        HftkForConditionalGeneration, attention=attention, position_embedding_type=positions, attention_window=window
+        HftkForConditionalGeneration,
+        attention=attention,
+        position_embedding_type=positions,
+        attention_window=window,
+        ngram_order=ngram_order,
+        **NGRAMS,
     )
     torch.manual_seed(4)
     sources, targets = [ids(5), ids(9), ids(1)], [ids(4), ids(2), ids(6)]
@@ -90,9 +103,15 @@ def test_gradients_of_a_packed_row_are_finite(build, attention):
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_cached_generation_equals_uncached_and_padding_changes_nothing(build, attention, positions, side):
+@pytest.mark.parametrize("ngram_order", [1, 3])
+def test_cached_generation_equals_uncached_and_padding_changes_nothing(build, attention, positions, side, ngram_order):
     model = build(
-        HftkForConditionalGeneration, attention=attention, position_embedding_type=positions, decoder_layers=2
+        HftkForConditionalGeneration,
+        attention=attention,
+        position_embedding_type=positions,
+        decoder_layers=2,
+        ngram_order=ngram_order,
+        **NGRAMS,
     )
     torch.manual_seed(6)
     texts = [ids(9), ids(4), ids(6)]

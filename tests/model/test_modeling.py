@@ -1,5 +1,7 @@
 """The classes as users of transformers meet them: saved, loaded, resized, compiled, checkpointed, refused."""
 
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -13,6 +15,7 @@ from transformers.loss.loss_utils import ForMaskedLMLoss
 
 from hftk import (
     HftkConfig,
+    HftkEncoderModel,
     HftkForConditionalGeneration,
     HftkForMaskedLM,
     HftkForPreTraining,
@@ -217,3 +220,33 @@ def test_flash_attention_is_refused_where_it_would_be_wrong(build):
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="packed documents see each other"):
         model(input_ids=ids(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]))
+
+
+def test_ngrams_of_different_tokens_fall_as_evenly_as_chance(build):
+    encoder = build(HftkEncoderModel, ngram_order=4, ngram_vocab_size=4096).encoder
+    torch.manual_seed(2)
+    tokens = torch.randint(5, 97, (1, 4096))
+    for length, buckets in enumerate(encoder.ngrams.buckets(tokens, torch.arange(4096)[None]).unbind(-1), start=2):
+        ngrams = {tuple(ngram.tolist()) for ngram in tokens[0].unfold(0, length, 1)}
+        expected = 4096 * (1 - math.exp(-len(ngrams) / 4096))  # rows of the table that so many throws hit
+        assert len(set(buckets[0].tolist())) == pytest.approx(expected, rel=0.05)
+
+
+def test_ngrams_end_at_their_token_and_begin_no_earlier_than_the_text(build):
+    encoder = build(HftkEncoderModel, ngram_order=3, ngram_vocab_size=1 << 20).encoder
+    positions = torch.arange(4)[None]
+    [one] = encoder.ngrams.buckets(torch.tensor([[7, 8, 9, 7]]), positions).tolist()
+    [other] = encoder.ngrams.buckets(torch.tensor([[6, 8, 9, 7]]), positions).tolist()
+    assert [[a == b for a, b in zip(x, y, strict=True)] for x, y in zip(one, other, strict=True)] == [
+        [False, False],  # 7 | 6
+        [False, False],  # 7 8 | 6 8
+        [True, False],  # 8 9 in both, 7 8 9 | 6 8 9
+        [True, True],
+    ]
+    [alone] = encoder.ngrams.buckets(torch.tensor([[8, 9, 7]]), positions[:, :3]).tolist()
+    assert alone[2] == one[3] and alone[1] != one[2]
+
+
+def test_ngrams_need_ids(build):
+    with pytest.raises(ValueError, match="needs input_ids"):
+        build(HftkEncoderModel, ngram_order=2)(inputs_embeds=torch.zeros(1, 3, 32))
