@@ -1,7 +1,8 @@
 """
 The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
 
-Exit status: 0 when what was asked was done, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
+Exit status: 0 when what was asked was done, 1 when a run of a comparison failed, 2 for a mistake that one line on
+standard error tells, 130 after Ctrl-C.
 """
 
 import argparse
@@ -33,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         options, overrides = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
         if overrides and not options.takes_recipe:
             raise UsageError(f"unrecognized arguments: {' '.join(overrides)}; see hftk {options.command} --help")
-        options.run(options, overrides)
+        status: int | None = options.run(options, overrides)
         sys.stdout.flush()
-        return 0
+        return status or 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough: `hftk recipes ls | head -1`
@@ -106,6 +107,23 @@ def predict(options: argparse.Namespace, overrides: list[str]) -> None:
     predict(options.directory, options.input, options.output, options.format)
 
 
+def compare(options: argparse.Namespace, overrides: list[str]) -> int:
+    """One recipe, a key varied: what each value scores, costs and forgets."""
+    from hftk.compare import compare, read_vary
+
+    rows = compare(find_recipe(options.recipe), read_vary(options.vary), overrides, options.score)
+    return int(any(row["error"] for row in rows))
+
+
+def inspect(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Show which tensors a file or folder of weights holds."""
+    from hftk.convert.listing import listing
+    from hftk.convert.readers import open_weights
+
+    for line in listing(open_weights(options.source)):
+        print(line)
+
+
 def recipes_ls(options: argparse.Namespace, overrides: list[str]) -> None:
     """List the recipes that hftk carries."""
     for name, comment in list_recipes():
@@ -140,7 +158,7 @@ class _RecipeHelp(argparse.Action):
             for name, recipe_class in RECIPES.items():
                 print(f"The keys of a recipe with task.name {name}:\n")
                 print(recipe_parser(recipe_class).format_help())
-        else:
+        elif not parser.prog.endswith("compare"):  # whose recipe is one of the others'
             print(recipe_parser(PretrainRecipe).format_help())
         parser.exit()
 
@@ -175,13 +193,30 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
     evaluating.add_argument("--data", nargs="+", required=True, metavar="FILE", help="labelled rows")
     predicting = add(predict)
-    predicting.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
+    predicting.add_argument(
+        "directory", nargs="+", metavar="DIR", help="what `hftk finetune` wrote; several over one backbone"
+    )
     predicting.add_argument("--input", default="-", metavar="FILE", help="rows; - is standard input (default)")
     predicting.add_argument("--output", default="-", metavar="FILE", help="- is standard output (default)")
     predicting.add_argument(
         "--format",
         choices=["rows", "text", "svg"],
         help="rows as they came, or for the eye text (default on a terminal) or a drawing of trees or entities",
+    )
+
+    comparing = add(compare, takes_recipe=True)
+    comparing.usage = "%(prog)s RECIPE --vary KEY=A,B,… [--key value …]"
+    comparing.epilog = "The recipe is one of hftk pretrain or hftk finetune; their --help lists its keys."
+    comparing.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=A,B,…",
+        help="transfer.method=full,lora; of several, all pairs",
+    )
+    comparing.add_argument("--score", metavar="NAME", help="a number of metrics.json, test_las for one")
+    add(inspect).add_argument(
+        "source", metavar="SRC", help="weights of torch, TensorFlow or Keras, or a folder with them"
     )
 
     recipes = commands.add_parser("recipes", help="List and copy the recipes that hftk carries.", allow_abbrev=False)

@@ -10,7 +10,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from transformers import EarlyStoppingCallback, set_seed
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
 
 from hftk.errors import UsageError
 from hftk.finetune_recipe import FinetuneRecipe
@@ -19,8 +27,17 @@ from hftk.recipe import save_recipe
 from hftk.report.plots import plot_confusion
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
-from hftk.tasks.task import Example, Task
+from hftk.tasks.task import LAST_LAYER, Example, Task
 from hftk.training.finetuning import TaskTrainer
+from hftk.training.retention import Pretraining, pretraining_of
+from hftk.training.trainer import peak_memory_gb
+from hftk.training.transfer import (
+    SlowStart,
+    freeze,
+    last_layer_names,
+    what_trains,
+    with_adapters,
+)
 
 
 def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
@@ -77,19 +94,37 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     for split in rows:
         print(describe(split, placed[split], examples[split], task, names))
 
+    callbacks: list[TrainerCallback] = []
+    if recipe.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    model = set_out(model, recipe, callbacks)
+    print(what_trains(model, recipe.transfer))
     trainer = TaskTrainer(
         task=task,
         names=names,
         examples=examples,
         rows=rows,
+        transfer=recipe.transfer,
         model=model,
         args=recipe.training,
         processing_class=tokenizer,
-        callbacks=[EarlyStoppingCallback(recipe.early_stopping_patience)] if recipe.early_stopping_patience else [],
+        callbacks=callbacks,
     )
-    metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint).metrics
+    pretraining = None if recipe.from_scratch else known_pretraining(recipe, tokenizer)
+    metrics: dict[str, Any] = {"trainable_parameters": trainer.get_num_trainable_parameters()}
+    if pretraining is not None and recipe.transfer.retention_rows:
+        metrics["retention_before"] = pretraining.bits_per_byte(model, trainer.accelerator)
+    if pretraining is not None and recipe.transfer.replay:
+        trainer.replay = pretraining.replay(trainer, recipe.transfer.replay)
+
+    metrics |= trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint).metrics
+    metrics["minutes"] = metrics["train_runtime"] / 60
+    metrics["peak_memory_gb"] = peak_memory_gb()
+    trainer.average_with_pretrained()
+    if pretraining is not None and recipe.transfer.retention_rows:
+        metrics["retention_after"] = pretraining.bits_per_byte(model, trainer.accelerator)
     model.config.custom_pipelines = task.pipelines
-    trainer.save_model()
+    save(trainer, recipe)
     if task.pipelines and trainer.is_world_process_zero():
         shutil.copy(pipeline_hftk.__file__, output)
 
@@ -109,8 +144,57 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         save_recipe(recipe, output / "recipe.yaml")
         write_metrics(metrics, output / "metrics.json")
-        print(f"{output}: {readable_scores(metrics)}")
+        print(f"{output}: {readable_scores(metrics)}{forgetting(metrics)}")
     return metrics
+
+
+def set_out(
+    model: PreTrainedModel, recipe: FinetuneRecipe, callbacks: list[TrainerCallback]
+) -> PreTrainedModel | PeftModel:
+    """The model as `transfer.method` trains it: whole, frozen but for its last layer, to be thawed, with adapters."""
+    transfer = recipe.transfer
+    if transfer.method == "last_layer":
+        freeze(model, last_layer_names(model, transfer))
+    elif transfer.method == "slow_start":
+        callbacks.append(SlowStart(model, transfer))
+    elif transfer.method == "lora":
+        return with_adapters(model, recipe.task.head, recipe.model, transfer)
+    return model
+
+
+def known_pretraining(recipe: FinetuneRecipe, tokenizer: PreTrainedTokenizerBase) -> Pretraining | None:
+    """What the backbone was trained on, or a sentence why nobody can tell what it forgets."""
+    try:
+        return pretraining_of(recipe.model, tokenizer, recipe.transfer, Path(recipe.output) / "data")
+    except UsageError as error:
+        if recipe.transfer.raw_files or recipe.transfer.replay:
+            raise
+        print(f"what is forgotten is not measured: {error}")
+        return None
+
+
+def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
+    """The whole model; or adapters or a last layer alone, with the config of the whole."""
+    transfer, output = recipe.transfer, recipe.output
+    alone = transfer.save_alone or (transfer.method == "lora" and not transfer.merge)
+    if transfer.merge:
+        trainer.model = trainer.model.merge_and_unload()
+    if not transfer.save_alone:
+        trainer.save_model()
+    if alone and trainer.is_world_process_zero():
+        trainer.model.config.save_pretrained(output)
+    if transfer.save_alone and trainer.is_world_process_zero():
+        trained = {n: p.detach().cpu().contiguous() for n, p in trainer.model.named_parameters() if p.requires_grad}
+        save_file(trained, Path(output, LAST_LAYER), metadata={"backbone": recipe.model})
+        trainer.processing_class.save_pretrained(output)
+
+
+def forgetting(metrics: dict[str, Any]) -> str:
+    """What the pretraining objective lost, as half a sentence."""
+    if "retention_after" not in metrics:
+        return ""
+    before, after = metrics["retention_before"], metrics["retention_after"]
+    return f"; forgot {after - before:.3f} bits per byte of its pretraining ({before:.3f} → {after:.3f})"
 
 
 def load_rows(recipe: FinetuneRecipe, split: str) -> list[PlacedRow]:

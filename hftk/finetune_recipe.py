@@ -15,6 +15,7 @@ from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
 from hftk.tasks.subjects import Subjects
+from hftk.training.transfer import TransferArguments
 
 
 @dataclass
@@ -69,6 +70,8 @@ class FinetuneRecipe:
             The shape of the task and its columns.
         data (`TaskDataArguments`):
             The labelled text.
+        transfer (`TransferArguments`):
+            Which weights may change, and what keeps the model from forgetting what it knew.
         training (`TrainingArguments`):
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
         from_scratch (`bool`, *optional*, defaults to `False`):
@@ -88,6 +91,7 @@ class FinetuneRecipe:
     model: str
     task: Any
     data: TaskDataArguments
+    transfer: TransferArguments
     training: TrainingArguments = field(
         metadata={
             "remove_unused_columns": False,
@@ -103,6 +107,9 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds: {self.seeds} trains nothing; give 1 or more")
+        if self.transfer.method == "slow_start":
+            # DistributedDataParallel wraps the model before the first layer is frozen
+            self.training.ddp_find_unused_parameters = True
 
 
 @dataclass

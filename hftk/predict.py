@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,8 @@ from hftk.tasks.conllu import parse_sentences, utf8_lines
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Task
 from hftk.training.finetuning import predict_examples
+from hftk.training.retention import backbone_parameters, put_back
+from hftk.training.transfer import backbone_of
 
 BATCH_SIZE = 32
 CHUNK = 1024  # rows of a file that are sorted by length before they are cut into batches
@@ -64,14 +66,18 @@ def load_task_model(directory: str) -> TaskModel:
 
 
 def predict(
-    directory: str, input: str = "-", output: str = "-", format: Literal["rows", "text", "svg"] | None = None
+    directory: str | list[str],
+    input: str = "-",
+    output: str = "-",
+    format: Literal["rows", "text", "svg"] | None = None,
 ) -> None:
     """
     Predicts for every row, in order, as they come.
 
     Args:
-        directory (`str`):
-            What `hftk finetune` wrote.
+        directory (`str` or `list[str]`):
+            What `hftk finetune` wrote; of several, over one backbone, each row gets all predictions, and the backbone
+            reads it once.
         input (`str`, defaults to `"-"`):
             File with the columns that the model was trained on but for the labels; `-` is standard input, JSON lines
             (for trees CoNLL-U).
@@ -86,8 +92,12 @@ def predict(
     """
     terminal = output == "-" and sys.stdout.isatty()
     format = format or ("text" if terminal else "rows")
-    task_model = load_task_model(directory)
-    task = task_model.task
+    directories = [directory] if isinstance(directory, str) else directory
+    task_models = [load_task_model(each) for each in directories]
+    if len(task_models) > 1:
+        share_backbone(dict(zip(directories, task_models, strict=True)))
+    # rows are read, and drawn, as the shape that asks for the most
+    task = max((each.task for each in task_models), key=lambda task: (task.trees, task.lists))
     conllu = task.trees and input.endswith(("-", ".conllu"))
     if input != "-":
         rows = read_rows(input, task.lists)
@@ -95,7 +105,7 @@ def predict(
         rows = parse_sentences(utf8_lines(sys.stdin.buffer, "standard input"), "standard input")
     else:
         rows = parse_rows(sys.stdin, "standard input")
-    predictions = predict_rows(rows, task_model, BATCH_SIZE if input == "-" else CHUNK)
+    predictions = predict_rows(rows, task_models, BATCH_SIZE if input == "-" else CHUNK)
     if format == "svg":
         as_svg(task, [])  # refuses a task before it takes its time
         _write_text(iter([as_svg(task, [row for _, row in predictions])]), output)
@@ -110,12 +120,57 @@ def predict(
         write_rows((row for _, row in predictions), Path(output))
 
 
-def predict_rows(rows: Iterator[PlacedRow], task_model: TaskModel, chunk: int) -> Iterator[tuple[Row, Row]]:
-    """Each row as it was read, and with its columns filled with what the model predicts, `chunk` rows at a time."""
+def predict_rows(rows: Iterator[PlacedRow], task_models: list[TaskModel], chunk: int) -> Iterator[tuple[Row, Row]]:
+    """Each row as it was read, and with its columns filled with what the models predict, `chunk` rows at a time."""
     while placed := list(islice(rows, chunk)):
-        predictions, _ = task_model.predict(placed)
-        for (_, row), prediction in zip(placed, predictions, strict=True):
-            yield row, {**row, **task_model.task.columns(prediction, row)}
+        filled = [dict(row) for _, row in placed]
+        for task_model in task_models:
+            predictions, _ = task_model.predict(placed)
+            for (_, row), prediction, columns in zip(placed, predictions, filled, strict=True):
+                columns |= task_model.task.columns(prediction, row)
+        yield from zip((row for _, row in placed), filled, strict=True)
+
+
+def share_backbone(task_models: dict[str, TaskModel]) -> None:
+    """
+    Lets models over the same frozen backbone have it once in memory, and a batch that one of them has read is not read
+    again by the others.
+
+    Args:
+        task_models (`dict[str, TaskModel]`): by folder.
+
+    Raises:
+        UsageError: a backbone that is another.
+    """
+    (first, owner), *others = task_models.items()
+    weights = backbone_parameters(owner.model)
+    for folder, other in others:
+        theirs = backbone_parameters(other.model)
+        if any(name in weights and not torch.equal(weights[name], theirs[name]) for name in theirs):
+            raise UsageError(
+                f"{folder}: its backbone is not that of {first}; name models of transfer.method last_layer"
+            )
+        put_back(other.model, owner.model)
+    read: dict[tuple[Any, ...], Any] = {}
+    for task_model in task_models.values():
+        backbone = backbone_of(task_model.model)
+        backbone.forward = _reading_once(backbone, read)
+
+
+def _reading_once(backbone: torch.nn.Module, read: dict[tuple[Any, ...], Any]) -> Callable[..., Any]:
+    forward = backbone.forward
+    parts = tuple(name for name, _ in backbone.named_children())  # a pooler gives more
+
+    def once(input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        given = tuple(sorted(name for name, value in kwargs.items() if value is not None and value is not False))
+        key = (parts, input_ids.shape, input_ids.cpu().numpy().tobytes(), given)
+        if key not in read:
+            if len(read) >= CHUNK:
+                read.clear()
+            read[key] = forward(input_ids=input_ids, **kwargs)
+        return read[key]
+
+    return once
 
 
 def _write_text(parts: Iterator[str], output: str) -> None:

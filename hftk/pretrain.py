@@ -24,7 +24,7 @@ from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
 from hftk.report.plots import plot_losses
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime
-from hftk.training.trainer import read_log
+from hftk.training.trainer import peak_memory_gb, read_log
 
 PROBED_BATCHES = 3  # enough for the speed of packed rows, which are all alike
 
@@ -87,6 +87,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     steps_made = trainer.state.global_step - (int(checkpoint.rpartition("-")[2]) if checkpoint else 0)
     metrics["steps"] = trainer.state.global_step
     metrics["minutes"] = seconds / 60
+    metrics["trainable_parameters"] = trainer.get_num_trainable_parameters()
+    metrics["peak_memory_gb"] = peak_memory_gb()
     metrics["tokens_per_second"] = steps_made * rows.rows_per_batch * tokens_per_row(rows) / seconds
     counts = token_counts(corpus, len(vocabulary.token_bytes))
     for name, part in held_out_rows.items():

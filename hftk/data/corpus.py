@@ -171,10 +171,7 @@ def prepare_corpus(data: DataArguments, tokenizer: PreTrainedTokenizerFast, cach
         UsageError: If a source cannot be read, nothing is left to train or validate on, or the disk is full.
     """
     _check(data)
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, since it is changed
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
+    backend = _backend(tokenizer)
     settings = _settings(data, backend)
     fingerprint = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -227,6 +224,29 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(folder, **sides, manifest=manifest)
 
 
+def find_corpus(cache_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Corpus | None:
+    """The corpus in `cache_dir` that [`prepare_corpus`] made with this tokenizer, if there is one."""
+    wanted = _hash(_backend(tokenizer))
+    for manifest in sorted(cache_dir.glob("*/manifest.json")):
+        corpus = open_corpus(manifest.parent)
+        if corpus.manifest["settings"]["tokenizer"] == wanted:
+            return corpus
+    return None
+
+
+def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy, set to encode raw text."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _hash(backend: Tokenizer) -> str:
+    return blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
+
+
 def _open_documents(folder: Path, split: str, manifest: dict[str, Any]) -> Documents:
     arrays = [
         np.memmap(folder / f"{split}.{name}", dtype=dtype, mode="r")
@@ -267,7 +287,7 @@ def _settings(data: DataArguments, backend: Tokenizer) -> dict[str, Any]:
         "text_column": data.text_column,
         "validation_share": _share(data),
         "cleaning": cleaning.VERSION,
-        "tokenizer": blake2b(backend.to_str().encode(), digest_size=16).hexdigest(),
+        "tokenizer": _hash(backend),
     }
 
 

@@ -614,7 +614,7 @@ class HftkNgramEmbeddings(nn.Module):
     def __init__(self, config: HftkConfig):
         super().__init__()
         self.order = config.ngram_order
-        self.pad_token_id = config.pad_token_id
+        self.pad_token_id = config.pad_token_id or 0
         self.table = nn.Embedding(config.ngram_vocab_size, config.ngram_dim)
         self.proj = nn.Linear((config.ngram_order - 1) * config.ngram_dim, config.d_model, bias=False)
 
@@ -646,7 +646,7 @@ class HftkEncoder(HftkStack):
         layers = [HftkEncoderLayer(config, layer_idx) for layer_idx in range(config.encoder_layers)]
         super().__init__(config, config.encoder_attention_heads, layers, bidirectional=True)
         if config.ngram_order > 1:
-            self.ngrams = HftkNgramEmbeddings(config)
+            self.embed_ngrams = HftkNgramEmbeddings(config)
         self.post_init()
 
     @capture_outputs
@@ -686,7 +686,7 @@ class HftkEncoder(HftkStack):
         if self.config.ngram_order > 1:
             if input_ids is None:
                 raise ValueError(f"ngram_order={self.config.ngram_order} needs input_ids, not inputs_embeds")
-            inputs_embeds = inputs_embeds + self.ngrams(input_ids, position_ids)
+            inputs_embeds = inputs_embeds + self.embed_ngrams(input_ids, position_ids)
 
         hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
         position_bias = self.position_bias(hidden_states, 0, hidden_states.shape[1])

@@ -138,6 +138,31 @@ class HftkBiaffine(nn.Module):
         return torch.einsum("bdi,oij,bhj->bdho", dependents, self.weight, heads)
 
 
+class HftkRoot(nn.Module):
+    """A learned state that stands for the root before the words of a sentence: no tokenizer has a token that would."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        """(batch, words, width) → (batch, 1 + words, width)"""
+        return torch.cat([self.weight.to(words.dtype).expand(len(words), 1, -1), words], dim=1)
+
+
+class HftkScalarMix(nn.Module):
+    """A learned mean of all layers (Peters et al. 2018)."""
+
+    def __init__(self, layers: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(layers))
+
+    def forward(self, hidden_states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """`layers` of (batch, tokens, width) → (batch, tokens, width)"""
+        layers = torch.stack(hidden_states, dim=-1)
+        return layers @ self.weight.softmax(dim=0).to(layers.dtype)
+
+
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """What of a model reads: the encoder of an encoder-decoder; all of any other, but for a pooler, never trained."""
     if model.config.is_encoder_decoder:
@@ -170,9 +195,9 @@ class HftkForArcPrediction(PreTrainedModel):
         width = backbone_config.hidden_size
         # the dtype of the head, and not the one that the backbone was saved in
         self.backbone = encoder_of(AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype()))
-        self.root = nn.Parameter(torch.empty(width))  # no tokenizer has a token for it that all have
+        self.root = HftkRoot(width)
         if config.scalar_mix:
-            self.layer_weights = nn.Parameter(torch.empty(backbone_config.num_hidden_layers + 1))
+            self.layer_mix = HftkScalarMix(backbone_config.num_hidden_layers + 1)
         self.arc_dependent = HftkArcProjection(width, config.arc_dim, dropout)
         self.arc_head = HftkArcProjection(width, config.arc_dim, dropout)
         self.label_dependent = HftkArcProjection(width, config.label_dim, dropout)
@@ -186,12 +211,10 @@ class HftkForArcPrediction(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, HftkArcProjection):
             init.orthogonal_(module.weight)
-        elif isinstance(module, HftkBiaffine):
+        elif isinstance(module, HftkBiaffine | HftkScalarMix):
             init.zeros_(module.weight)
-        elif isinstance(module, HftkForArcPrediction):
-            init.normal_(module.root)  # as large as a normalised state
-            if self.config.scalar_mix:
-                init.zeros_(module.layer_weights)
+        elif isinstance(module, HftkRoot):
+            init.normal_(module.weight)  # as large as a normalised state
 
     @classmethod
     def from_backbone(
@@ -238,7 +261,7 @@ class HftkForArcPrediction(PreTrainedModel):
             belongs = belongs & (belongs.cumsum(dim=-1) == 1)
         counts = belongs.sum(dim=-1, keepdim=True).clamp(min=1)  # (batch, words, 1)
         pooled = belongs.to(states.dtype) @ states / counts.to(states.dtype)
-        return torch.cat([self.root.to(states.dtype).expand(len(states), 1, -1), pooled], dim=1)
+        return self.root(pooled)
 
     def loss(
         self,
@@ -297,8 +320,7 @@ class HftkForArcPrediction(PreTrainedModel):
         outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         states = outputs.last_hidden_state  # (batch, tokens, width)
         if self.config.scalar_mix:
-            layers = torch.stack(outputs.hidden_states, dim=-1)  # (batch, tokens, width, layers)
-            states = layers @ self.layer_weights.softmax(dim=0).to(layers.dtype)
+            states = self.layer_mix(outputs.hidden_states)
 
         if word_counts is None:
             word_counts = word_ids.amax(dim=1)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+LOWER_IS_BETTER = ("loss", "bits_per_byte", "mse")  # how the names of such scores end
+
 
 def plot_losses(log: list[dict[str, Any]], path: Path) -> None:
     """
@@ -67,3 +69,85 @@ def plot_confusion(wanted: list[str], predicted: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """
+    The losses of several runs in one picture, a colour each: a line for validation, dots for training; as a PNG.
+
+    Args:
+        logs (`dict[str, list[dict[str, Any]]]`): by a run's name the lines of its `log.jsonl`.
+        path (`Path`): the file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for name, log in logs.items():
+        validation, training = ([line for line in log if key in line] for key in ("eval_loss", "loss"))
+        steps, losses = [line["step"] for line in validation], [line["eval_loss"] for line in validation]
+        [drawn] = axes.plot(steps, losses, marker="o", markersize=3, label=name)
+        steps, losses = [line["step"] for line in training], [line["loss"] for line in training]
+        axes.plot(steps, losses, ".", color=drawn.get_color(), alpha=0.3, markersize=3)
+    axes.set(xlabel="step", ylabel="loss (nats a predicted token)", title="validation (line) and training (dots)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_tradeoff(rows: dict[str, dict[str, Any]], score: str, path: Path) -> None:
+    """
+    What each run scores over what it forgot, and a line along those that no other one beats, as a PNG.
+
+    Args:
+        rows (`dict[str, dict[str, Any]]`):
+            By a run's name its `forgetting` (bits per byte) and its score; with several seeds also `forgetting_std` and
+            the score's `…_std`. A run that lacks one of the two is left out.
+        score (`str`): the name of the score.
+        path (`Path`): the file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = {name: row for name, row in rows.items() if row["forgetting"] is not None and row[score] is not None}
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for name, row in rows.items():
+        at = row["forgetting"], row[score]
+        spread = row.get("forgetting_std", 0), row.get(f"{score}_std", 0)
+        axes.errorbar(*at, xerr=spread[0], yerr=spread[1], marker="o", markersize=5, capsize=3)
+        axes.annotate(name, at, xytext=(6, 5), textcoords="offset points", fontsize=8)
+    points = [(row["forgetting"], row[score]) for row in rows.values()]
+    best = [points[index] for index in frontier(points, lower=score.endswith(LOWER_IS_BETTER))]
+    # stairs: the best score that is to be had for so much forgetting
+    axes.plot(*zip(*best, strict=True), drawstyle="steps-post", color="0.6", linestyle="--", zorder=0)
+    axes.margins(0.15)  # room for the names
+    axes.set(xlabel="forgetting (bits per byte of raw text)", ylabel=score)
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def frontier(points: list[tuple[float, float]], lower: bool = False) -> list[int]:
+    """
+    The points that no other one beats: Pareto's frontier.
+
+    Args:
+        points (`list[tuple[float, float]]`): cost and score.
+        lower (`bool`, *optional*, defaults to `False`): a lower score is the better one.
+
+    Returns:
+        `list[int]`: their places by rising cost; of equal points the first one's.
+    """
+    scores = [-score if lower else score for _, score in points]
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -scores[index])):
+        if not kept or scores[index] > scores[kept[-1]]:
+            kept.append(index)
+    return kept

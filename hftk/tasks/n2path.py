@@ -132,9 +132,10 @@ class N2Path(Task[Tree]):
 
     def load_model(
         self, checkpoint: str, config: PreTrainedConfig, names: list[str] | None, from_scratch: bool
-    ) -> PreTrainedModel:
+    ) -> tuple[PreTrainedModel, list[str]]:
         if names is None:
-            return HftkForArcPrediction.from_pretrained(checkpoint)
-        return HftkForArcPrediction.from_backbone(
+            return HftkForArcPrediction.from_pretrained(checkpoint), []
+        model = HftkForArcPrediction.from_backbone(
             checkpoint, config, not from_scratch, scalar_mix=self.scalar_mix, **self.head_config(names)
         )
+        return model, []

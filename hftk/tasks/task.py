@@ -1,10 +1,16 @@
 """What the four shapes of a task have in common: a task's keys in a recipe, and what is done with its rows."""
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from peft import PeftConfig, PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput, logging
@@ -12,6 +18,8 @@ from transformers.utils import ModelOutput, logging
 from hftk.errors import UsageError
 from hftk.tasks.rows import Row
 
+ADAPTERS = "adapter_config.json"  # what peft writes
+LAST_LAYER = "last_layer.safetensors"  # the head of a model whose other weights another folder has
 IGNORED = -100  # what `cross_entropy` leaves out by default
 
 Features = dict[str, Any]  # lists of integers, and the label of an N→1 row
@@ -161,14 +169,21 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="right")
-            config = AutoConfig.from_pretrained(checkpoint)
+            whole = checkpoint if names is not None else whole_checkpoint(checkpoint)
+            if whole != checkpoint:  # which knows nothing of the labels
+                names = list(AutoConfig.from_pretrained(checkpoint).id2label.values())
+            config = AutoConfig.from_pretrained(whole)
             for field, value in (config_overrides or {}).items():
                 if not hasattr(config, field):
                     raise UsageError(
                         f"config_overrides: the config of {checkpoint}, a {config.model_type}, has no {field}"
                     )
                 setattr(config, field, value)
-            model = self.load_model(checkpoint, config, names, from_scratch)
+            model, new = self.load_model(whole, config, names, from_scratch)
+            if whole != checkpoint:
+                model = with_saved_part(model, checkpoint)
+            elif new:
+                print(f"{checkpoint} leaves to be learned from random weights: {', '.join(new)}")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"{checkpoint} cannot be loaded for {self.name}: {' '.join(str(error).split())}"
@@ -181,24 +196,49 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
 
     def load_model(
         self, checkpoint: str, config: PreTrainedConfig, names: list[str] | None, from_scratch: bool
-    ) -> PreTrainedModel:
-        """The model alone, by the checkpoint's config; see [`load`]."""
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """The model alone, by the checkpoint's config, and which weights of it the checkpoint lacks; see [`load`]."""
         config.update(self.head_config(names))
         if from_scratch:
-            return self.head.from_config(config)
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # a table about the weights of a new head would look like a fault
-        model, info = self.head.from_pretrained(checkpoint, config=config, output_loading_info=True)
-        logging.set_verbosity(verbosity)
-        if info["missing_keys"]:
-            print(f"{checkpoint} leaves to be learned from random weights: {', '.join(sorted(info['missing_keys']))}")
-        return model
+            return self.head.from_config(config), []
+        with loading_quietly():  # a table about the weights of a new head would look like a fault
+            model, info = self.head.from_pretrained(checkpoint, config=config, output_loading_info=True)
+        return model, sorted(info["missing_keys"])
 
     def head_config(self, names: list[str] | None) -> dict[str, Any]:
         """What the labels change in a checkpoint's config."""
         if not names:
             return {}
         return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+@contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Within, transformers tells errors only."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def whole_checkpoint(folder: str) -> str:
+    """The checkpoint on which the adapters or the last layer in a folder stand; the folder itself if it has all."""
+    if Path(folder, ADAPTERS).is_file():
+        return str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    if Path(folder, LAST_LAYER).is_file():
+        with safe_open(Path(folder, LAST_LAYER), "pt") as file:
+            return file.metadata()["backbone"]
+    return folder
+
+
+def with_saved_part(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """The model with the adapters or the last layer that the folder has."""
+    if Path(folder, ADAPTERS).is_file():
+        return PeftModel.from_pretrained(model, folder)
+    model.load_state_dict(load_file(Path(folder, LAST_LAYER)), strict=False)
+    return model
 
 
 def pad_labels(labels: list[list[int]], length: int) -> torch.Tensor:

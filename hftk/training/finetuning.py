@@ -1,15 +1,102 @@
 """Fine-tuning's Trainer: one loop predicts, for the scores of a training and for `hftk predict`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
+from hftk.data.packing import PackedRows
 from hftk.tasks.rows import Row
-from hftk.tasks.task import Example, Task
+from hftk.tasks.task import Example, Features, Task
 from hftk.training.trainer import HftkTrainer
+from hftk.training.transfer import TransferArguments, backbone_names, backbone_of, layer_learning_rates, rest
+
+
+class KeptOutputs:
+    """
+    The outputs of a frozen backbone for each training row, computed once.
+
+    Args:
+        model ([`PreTrainedModel`]): a task model of which the head alone learns.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self.backbone = backbone_of(model)
+        self.kind: type[ModelOutput] = BaseModelOutput
+        self.rows: list[dict[str, torch.Tensor]] = []
+
+    @torch.no_grad()
+    def compute(self, task: Task, features: list[Features], tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+        """Runs the backbone over all rows, `size` of like lengths at a time, and numbers them."""
+        given: list[ModelOutput] = []
+        hook = self.backbone.register_forward_hook(lambda module, inputs, outputs: given.append(outputs))
+        self.model.eval()
+        order = sorted(range(len(features)), key=lambda row: len(features[row]["input_ids"]))
+        self.rows = [{} for _ in features]
+        for first in range(0, len(order), size):
+            places = order[first : first + size]
+            batch = task.collate([features[place] for place in places], tokenizer, self.model)
+            task.forward(self.model, {name: tensor.to(self.model.device) for name, tensor in batch.items()})
+            outputs = given.pop()
+            self.kind = type(outputs)
+            for name, states in outputs.items():
+                if isinstance(states, torch.Tensor):  # (rows, tokens, width), of a pooler (rows, width)
+                    for place, row in zip(places, states.cpu(), strict=True):
+                        length = len(features[place]["input_ids"]) if row.dim() == 2 else len(row)
+                        self.rows[place][name] = row[:length].clone()
+        hook.remove()
+        for number, row in enumerate(features):
+            row["kept"] = number
+
+    def batch(self, features: list[Features]) -> dict[str, torch.Tensor]:
+        """What is kept for these rows, padded with zeros on the right."""
+        rows = [self.rows[row.pop("kept")] for row in features]
+        return {name: pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]}
+
+    @contextmanager
+    def instead(self, kept: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Within, the backbone answers with what is kept for a batch."""
+        forward = self.backbone.forward
+        self.backbone.forward = lambda *args, **kwargs: self.kind(**kept)
+        try:
+            yield
+        finally:
+            self.backbone.forward = forward
+
+
+class Replay:
+    """
+    Raw text that a task model goes on learning from.
+
+    Args:
+        model ([`PreTrainedModel`]): the pretraining model, whose backbone has the very parameters of the task model.
+        rows ([`PackedRows`]): as many for each batch of a process as are learned from beside it.
+        accumulated (`int`): batches of a step.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: PackedRows, accumulated: int):
+        self.model, self.rows, self.accumulated = model, rows, accumulated
+        self.step, self.place = -1, 0
+
+    def loss(self, step: int, accelerator: Accelerator) -> torch.Tensor:
+        """The mean loss of the next rows: which they are depends on the step alone, so that a resume reads on."""
+        self.place = self.place + 1 if step == self.step else 0
+        self.step = step
+        rows = self.rows
+        size = rows.rows_per_batch // accelerator.num_processes
+        first = (step * self.accumulated + self.place) * rows.rows_per_batch + size * accelerator.process_index
+        batch = rows.collate([rows[row % len(rows)] for row in range(first, first + size)])
+        self.model.train()
+        with accelerator.autocast():
+            return self.model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()}).loss
 
 
 class TaskTrainer(HftkTrainer):
@@ -21,6 +108,8 @@ class TaskTrainer(HftkTrainer):
         task ([`Task`]): the shape of the task.
         names (`list[str]`): its labels.
         examples (`dict[str, list[Example]]`), rows (`dict[str, list[Row]]`): by split, `train` and `validation` too.
+        transfer ([`TransferArguments`]): what is added to the loss, kept, or learned more slowly.
+        replay ([`Replay`], *optional*): raw text that is learned from beside the task.
         others: those of [`transformers.Trainer`], which must have `model` and `processing_class`.
     """
 
@@ -31,20 +120,44 @@ class TaskTrainer(HftkTrainer):
         names: list[str],
         examples: dict[str, list[Example]],
         rows: dict[str, list[Row]],
+        transfer: TransferArguments,
+        replay: Replay | None = None,
         model: PreTrainedModel,
         processing_class: PreTrainedTokenizerBase,
         **kwargs: Any,
     ):
         self.task, self.names, self.examples, self.rows = task, names, examples, rows
+        self.transfer, self.replay = transfer, replay
+        self.kept = KeptOutputs(model) if transfer.cache_outputs else None
         super().__init__(
             model=model,
             processing_class=processing_class,
             train_dataset=[features for example in examples["train"] for features in example.features],
             eval_dataset=examples["validation"] or None,
-            data_collator=lambda features: task.collate(features, processing_class, model),
+            data_collator=self.collate,
             **kwargs,
         )
         self.model_accepts_loss_kwargs = True  # so that a step's labels are counted
+        self.pretrained = {}
+        if transfer.l2 or transfer.wise < 1:
+            self.pretrained = {
+                name: parameter.detach().clone()
+                for name, parameter in model.named_parameters()
+                if name in backbone_names(model)
+            }
+        if self.kept is not None:
+            self.kept.compute(task, self.train_dataset, processing_class, self.args.per_device_eval_batch_size)
+
+    def collate(self, features: list[Features]) -> dict[str, Any]:
+        features = [dict(row) for row in features]
+        kept = {} if self.kept is None else {"kept": self.kept.batch(features)}
+        return {**self.task.collate(features, self.processing_class, self.model), **kept}
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.transfer.layer_lr_decay < 1:
+            layer_learning_rates(optimizer, self.model, self.transfer.layer_lr_decay)
+        return optimizer
 
     def compute_loss(
         self,
@@ -53,11 +166,31 @@ class TaskTrainer(HftkTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        loss, outputs = self.task.forward(model, inputs, num_items_in_batch)
+        rest(model)  # the Trainer has just put all of it in training mode
+        with nullcontext() if self.kept is None else self.kept.instead(inputs.pop("kept")):
+            loss, outputs = self.task.forward(model, inputs, num_items_in_batch)
         assert loss is not None  # training rows have labels
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        parts = self.args.gradient_accumulation_steps  # over which what follows is spread
+        if self.replay is not None:
+            raw = self.replay.loss(self.state.global_step, self.accelerator)
+            loss = (1 - self.transfer.replay) * loss + self.transfer.replay * raw / parts
+        if self.transfer.l2:
+            moved = [
+                (parameter - self.pretrained[name]).square().sum()
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad and name in self.pretrained
+            ]
+            loss = loss + self.transfer.l2 / 2 * torch.stack(moved).sum() / parts
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def average_with_pretrained(self) -> None:
+        """WiSE-FT: the backbone becomes `transfer.wise` of what it is and the rest of what it was."""
+        for name, parameter in self.model.named_parameters():
+            if name in self.pretrained:
+                parameter.copy_(torch.lerp(self.pretrained[name], parameter, self.transfer.wise))
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         _, metrics = self.score("validation", metric_key_prefix)

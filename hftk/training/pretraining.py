@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from hftk.data.packing import PackedRows
 from hftk.data.vocabulary import Vocabulary
@@ -57,6 +59,26 @@ def unigram_bits_per_byte(held_out: HeldOut, token_counts: np.ndarray, vocabular
     return float((held_out.label_counts[ordinary] * bits).sum() / held_out.label_bytes)
 
 
+@torch.no_grad()
+def negative_log_likelihood(
+    model: PreTrainedModel, rows: PackedRows, batch_size: int, accelerator: Accelerator
+) -> float:
+    """Sum over all labels of `rows`, in nats; each process takes every n-th batch of `batch_size` rows."""
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    for first in range(0, len(rows), batch_size * accelerator.num_processes):
+        begin = first + batch_size * accelerator.process_index
+        mine = range(begin, min(begin + batch_size, len(rows)))
+        # a process without rows of its own goes along with one whose labels do not count, as sharded models require
+        batch = rows.collate([rows[index] for index in mine or [0]])
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        labels = batch["labels"] if mine else torch.full_like(batch["labels"], -100)
+        with accelerator.autocast():
+            logits = model(**batch).logits
+        total += cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum").double()
+    return accelerator.reduce(total, "sum").item()
+
+
 class PretrainingTrainer(HftkTrainer):
     """
     The Trainer of `hftk pretrain`. Rows are read in order (each is a function of the seed and its index, see
@@ -75,7 +97,9 @@ class PretrainingTrainer(HftkTrainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         metrics: dict[str, float] = {f"{metric_key_prefix}_loss": 0.0, f"{metric_key_prefix}_bits_per_byte": 0.0}
         for name, part in self.held_out.items():
-            nats = self._negative_log_likelihood(part.rows)
+            nats = negative_log_likelihood(
+                self.model, part.rows, self.args.per_device_eval_batch_size, self.accelerator
+            )
             loss = nats / int(part.label_counts.sum())
             bits_per_byte = nats / math.log(2) / part.label_bytes
             metrics[f"{metric_key_prefix}_{name}_loss"] = loss
@@ -91,20 +115,3 @@ class PretrainingTrainer(HftkTrainer):
         # the Trainer takes all the rows of a run for one epoch
         self.state.epoch = self.state.global_step * rows.rows_per_batch / rows.rows_per_epoch
         super().log(logs, start_time)
-
-    @torch.no_grad()
-    def _negative_log_likelihood(self, rows: PackedRows) -> float:
-        """Sum over all labels, in nats; each process takes every n-th batch."""
-        self.model.eval()
-        size, processes = self.args.per_device_eval_batch_size, self.accelerator.num_processes
-        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
-        for first in range(0, len(rows), size * processes):
-            begin = first + size * self.accelerator.process_index
-            mine = range(begin, min(begin + size, len(rows)))
-            # a process without rows of its own goes along with one whose labels do not count, as sharded models require
-            batch = self._prepare_inputs(rows.collate([rows[index] for index in mine or [0]]))
-            labels = batch["labels"] if mine else torch.full_like(batch["labels"], -100)
-            with self.compute_loss_context_manager():
-                logits = self.model(**batch).logits
-            total += cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum").double()
-        return self.accelerator.reduce(total, "sum").item()

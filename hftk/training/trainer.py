@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
@@ -80,3 +81,10 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     """The lines of a run's `log.jsonl`; none if there is no log."""
     path = folder / LOG_FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def peak_memory_gb() -> float:
+    """Of the GPU where there is one, otherwise of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return getrusage(RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -79,7 +79,7 @@ def test_scores_are_those_of_the_paper():
     with torch.no_grad():
         outputs = model(**BATCH)
         states = model.backbone(BATCH["input_ids"], BATCH["attention_mask"]).last_hidden_state[0]  # (tokens, width)
-        nodes = [model.root, states[1:3].mean(dim=0), states[3], torch.zeros(32), states[4]]
+        nodes = [model.root.weight, states[1:3].mean(dim=0), states[3], torch.zeros(32), states[4]]
 
         def mlp(projection, node):
             projected = projection.weight @ node + projection.bias
@@ -106,14 +106,14 @@ def test_a_word_is_the_mean_or_the_first_of_its_tokens():
     word_ids = torch.tensor([[0, 2, 2, 1, 2]])
     mean, first = parser(), parser(word_pooling="first")
     torch.testing.assert_close(mean.word_states(states, word_ids, 3)[0, 2], states[0, [1, 2, 4]].mean(dim=0))
-    expected = torch.stack([first.root, states[0, 3], states[0, 1], torch.zeros(32)])
+    expected = torch.stack([first.root.weight, states[0, 3], states[0, 1], torch.zeros(32)])
     torch.testing.assert_close(first.word_states(states, word_ids, 3)[0], expected)
 
 
 def test_the_scalar_mix_weighs_all_layers():
     model = parser(scalar_mix=True)
     with torch.no_grad():
-        model.layer_weights.copy_(torch.tensor([0.0, 40.0, 0.0]))  # all but only the first layer's output
+        model.layer_mix.weight.copy_(torch.tensor([0.0, 40.0, 0.0]))  # all but only the first layer's output
         mixed = model(**BATCH)
         assert mixed.hidden_states is None  # nobody asked for them
         assert len(model(**BATCH, output_hidden_states=True).hidden_states) == 3
@@ -213,7 +213,7 @@ def test_a_new_parser_scores_all_alike_and_keeps_the_norms_of_states():
     model = HftkForArcPrediction(HftkArcConfig(backbone_config=BACKBONES["hftk"](), arc_dim=40, num_labels=3)).eval()
     projection = model.arc_head.weight  # (40, 32)
     torch.testing.assert_close(projection.T @ projection, torch.eye(32), rtol=0, atol=1e-5)
-    assert 0.5 < model.root.std() < 1.5
+    assert 0.5 < model.root.weight.std() < 1.5
     with torch.no_grad():
         scores = model(**BATCH).arc_scores
     assert set(scores.unique().tolist()) == {-torch.inf, 0.0}

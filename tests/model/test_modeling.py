@@ -226,7 +226,9 @@ def test_ngrams_of_different_tokens_fall_as_evenly_as_chance(build):
     encoder = build(HftkEncoderModel, ngram_order=4, ngram_vocab_size=4096).encoder
     torch.manual_seed(2)
     tokens = torch.randint(5, 97, (1, 4096))
-    for length, buckets in enumerate(encoder.ngrams.buckets(tokens, torch.arange(4096)[None]).unbind(-1), start=2):
+    for length, buckets in enumerate(
+        encoder.embed_ngrams.buckets(tokens, torch.arange(4096)[None]).unbind(-1), start=2
+    ):
         ngrams = {tuple(ngram.tolist()) for ngram in tokens[0].unfold(0, length, 1)}
         expected = 4096 * (1 - math.exp(-len(ngrams) / 4096))  # rows of the table that so many throws hit
         assert len(set(buckets[0].tolist())) == pytest.approx(expected, rel=0.05)
@@ -235,15 +237,15 @@ def test_ngrams_of_different_tokens_fall_as_evenly_as_chance(build):
 def test_ngrams_end_at_their_token_and_begin_no_earlier_than_the_text(build):
     encoder = build(HftkEncoderModel, ngram_order=3, ngram_vocab_size=1 << 20).encoder
     positions = torch.arange(4)[None]
-    [one] = encoder.ngrams.buckets(torch.tensor([[7, 8, 9, 7]]), positions).tolist()
-    [other] = encoder.ngrams.buckets(torch.tensor([[6, 8, 9, 7]]), positions).tolist()
+    [one] = encoder.embed_ngrams.buckets(torch.tensor([[7, 8, 9, 7]]), positions).tolist()
+    [other] = encoder.embed_ngrams.buckets(torch.tensor([[6, 8, 9, 7]]), positions).tolist()
     assert [[a == b for a, b in zip(x, y, strict=True)] for x, y in zip(one, other, strict=True)] == [
         [False, False],  # 7 | 6
         [False, False],  # 7 8 | 6 8
         [True, False],  # 8 9 in both, 7 8 9 | 6 8 9
         [True, True],
     ]
-    [alone] = encoder.ngrams.buckets(torch.tensor([[8, 9, 7]]), positions[:, :3]).tolist()
+    [alone] = encoder.embed_ngrams.buckets(torch.tensor([[8, 9, 7]]), positions[:, :3]).tolist()
     assert alone[2] == one[3] and alone[1] != one[2]
 
 
