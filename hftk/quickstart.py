@@ -218,6 +218,7 @@ def write_recipes(folder: Path) -> dict[str, str]:
             "output": f"{folder}/{shape}",
             "model": f"{folder}/pretrained",
             "task": {"name": shape},
+            "transfer": {"retention_rows": 32},  # a few, for a few seconds
             "data": {
                 "train_files": [f"{folder}/data/{shape}.jsonl"],
                 "test_files": [f"{folder}/data/{shape}_test.jsonl"],
