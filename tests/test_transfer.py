@@ -30,7 +30,7 @@ from hftk.training.transfer import stages
 order = random.Random(0)
 ANIMALS, VERBS = ["고양이가", "개가", "새가", "소가"], ["잔다", "먹는다", "운다"]
 PAIRS = [(order.choice(ANIMALS), order.choice(VERBS)) for _ in range(64)]
-ROWS = {
+ROWS: dict[str, list[dict]] = {
     "n21": [{"text": f"{animal} {verb}", "label": verb} for animal, verb in PAIRS],
     "n2n": [{"tokens": [animal, verb], "labels": ["N", "V"]} for animal, verb in PAIRS],
     "n2path": [{"tokens": [animal, verb], "head": [2, 0], "deprel": ["nsubj", "root"]} for animal, verb in PAIRS],
@@ -188,7 +188,7 @@ def test_slow_start_learns_under_gradient_checkpointing_what_it_learns_without(r
 
 
 def test_each_layer_learns_more_slowly_than_the_one_above(run, monkeypatch):
-    rates = {}
+    rates: dict[int, set[float]] = {}
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
@@ -326,7 +326,7 @@ def test_heads_over_one_backbone_read_it_once_and_predict_what_each_predicts_alo
         assert not (tmp_path / shape / "model.safetensors").exists()
         predict(str(tmp_path / shape), str(data), str(tmp_path / "alone.jsonl"))
         alone.append([json.loads(line) for line in (tmp_path / "alone.jsonl").read_text().splitlines()])
-    batches = []
+    batches: list[object] = []
     monkeypatch.setattr(HftkEncoder, "enter", count_calls(HftkEncoder.enter, batches))
     predict([str(tmp_path / shape) for shape in SHARED], str(data), str(tmp_path / "together.jsonl"))
     assert len(batches) == len(rows) / 32
