@@ -285,6 +285,12 @@ def test_a_model_that_is_not_ours_is_asked_what_it_was_trained_on(run, pretraine
     assert metrics["retention_after"] != metrics["retention_before"]
 
 
+def test_of_a_model_that_was_fine_tuned_before_it_is_said_that_nothing_is_measured(run, tmp_path, capsys):
+    run(output="first", max_steps=1)
+    assert "retention_before" not in run(model=tmp_path / "first", max_steps=1)
+    assert "was fine-tuned, and no longer has all parts" in capsys.readouterr().out
+
+
 def test_without_raw_text_it_is_said_that_nothing_is_measured(run, pretrained, tmp_path, capsys):
     shutil.copytree(pretrained, tmp_path / "bare", ignore=shutil.ignore_patterns("data"))
     metrics = run(model=tmp_path / "bare", max_steps=1)

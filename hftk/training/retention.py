@@ -113,13 +113,15 @@ def pretraining_of(
         cache_dir (`Path`): where raw files are kept tokenised.
 
     Raises:
-        UsageError: an objective that nobody can tell, or no raw text; in words that end "… cannot be measured: ".
+        UsageError: an objective that nobody can tell, a checkpoint that was fine-tuned since, or no raw text.
     """
     recipe_file = Path(checkpoint) / "recipe.yaml"
     config = AutoConfig.from_pretrained(checkpoint)
     if config.model_type == "hftk" and recipe_file.is_file():
         # of the recipe these sections alone: new TrainingArguments would take a running Trainer's processes from it
         written = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
+        if "task" in written:
+            raise UsageError(f"{checkpoint} was fine-tuned, and no longer has all parts of its pretraining")
         arguments = ObjectiveArguments(**written.get("objective", {}))
         data = DataArguments(**written.get("data", {}))
     else:
