@@ -89,6 +89,8 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
 
     names = task.label_names(rows["train"])
     tokenizer, model = task.load(recipe.model, names, recipe.from_scratch, recipe.config_overrides)
+    if recipe.data.word_dropout and tokenizer.mask_token_id is None:
+        raise UsageError(f"data.word_dropout: the tokenizer of {recipe.model} has no mask token to hide words behind")
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     examples = {split: [task.encode(row, tokenizer, max_length, names) for row in rows[split]] for split in rows}
     for split in rows:
@@ -105,6 +107,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
         examples=examples,
         rows=rows,
         transfer=recipe.transfer,
+        word_dropout=recipe.data.word_dropout,
         model=model,
         args=recipe.training,
         processing_class=tokenizer,

@@ -41,6 +41,9 @@ class TaskDataArguments:
             Learn from the first so many rows only.
         max_length (`int`, defaults to 512):
             Most tokens of an input, if the tokenizer does not allow fewer.
+        word_dropout (`float`, defaults to 0.0):
+            Share of the tokens that training hides behind the mask token, drawn anew each time, so that no word is
+            learned by heart (word dropout; UDify, Kondratyuk & Straka 2019, hides subwords so).
     """
 
     train_files: list[str] = field(default_factory=list)
@@ -54,6 +57,11 @@ class TaskDataArguments:
     validation_share: float = 0.1
     max_train_samples: int | None = None
     max_length: int = 512
+    word_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.word_dropout < 1:
+            raise UsageError(f"data.word_dropout: {self.word_dropout} is no share of the tokens; give one from 0 to 1")
 
 
 @dataclass
@@ -107,6 +115,10 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds: {self.seeds} trains nothing; give 1 or more")
+        if self.data.word_dropout and self.transfer.cache_outputs:
+            raise UsageError(
+                "data.word_dropout: transfer.cache_outputs reads each row once, so that nothing can be hidden"
+            )
         if self.transfer.method == "slow_start":
             # DistributedDataParallel wraps the model before the first layer is frozen
             self.training.ddp_find_unused_parameters = True

@@ -29,7 +29,7 @@ TEST = ROWS[36:]
 def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<pad>", "<s>", "</s>"]
+    special = ["<pad>", "<s>", "</s>", "<mask>"]
     tokenizer.train_from_iterator(
         [" ".join(row["tokens"]) for row in ROWS],
         trainers.BpeTrainer(
@@ -40,7 +40,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=64
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+        model_max_length=64,
     )
 
 
@@ -125,6 +130,28 @@ def test_learns_scores_and_leaves_a_folder_that_predicts_the_same(model, checkpo
 
     predict(str(run), str(tmp_path / "test.jsonl"), str(tmp_path / "out.jsonl"))
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == TEST
+
+
+def test_words_are_hidden_in_training_alone(checkpoints, tmp_path):
+    still = ("--training.learning_rate", "0", "--training.max_steps", "8")
+    seen = finetune(recipe_for(tmp_path, checkpoints["hftk"], *still))
+    hidden = finetune(recipe_for(tmp_path, checkpoints["hftk"], *still, "--data.word_dropout", "0.5"))
+    assert hidden["train_loss"] != seen["train_loss"] and hidden["eval_loss"] == seen["eval_loss"]
+
+
+def test_words_cannot_be_hidden_where_nothing_could_hide_them(checkpoints, tmp_path):
+    tokenizer = build_tokenizer()
+    tokenizer.mask_token = None
+    HftkModel.from_pretrained(checkpoints["hftk"]).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    hidden = ("--data.word_dropout", "0.2")
+    with pytest.raises(UsageError, match="data.word_dropout: the tokenizer of .*model has no mask token"):
+        finetune(recipe_for(tmp_path, str(tmp_path / "model"), *hidden))
+    kept = ("--transfer.method", "last_layer", "--transfer.cache_outputs", "true")
+    with pytest.raises(UsageError, match="data.word_dropout: transfer.cache_outputs reads each row once"):
+        recipe_for(tmp_path, checkpoints["hftk"], *hidden, *kept)
+    with pytest.raises(UsageError, match="data.word_dropout: 1.5 is no share"):
+        recipe_for(tmp_path, checkpoints["hftk"], "--data.word_dropout", "1.5")
 
 
 def test_predictions_stay_with_their_rows_where_training_groups_rows_by_length(checkpoints, tmp_path):
@@ -225,8 +252,8 @@ def test_the_debug_recipe_runs(checkpoints, tmp_path):
     write_rows(ROWS, tmp_path / "rows.jsonl")
     files = ["--data.train_files", f"{tmp_path}/rows.jsonl", "--data.test_files", f"{tmp_path}/rows.jsonl"]
     places = ["--model", checkpoints["hftk"], "--output", f"{tmp_path}/run"]
-    metrics = finetune(load_finetune_recipe(find_recipe("n2n/debug"), [*places, *files]))
-    assert metrics["test_accuracy"] > 0.5
+    metrics = finetune(load_finetune_recipe(find_recipe("n2n/debug"), [*places, *files, "--training.max_steps", "40"]))
+    assert metrics["test_accuracy"] > 0.8
 
 
 def test_the_written_recipe_launches_the_same_run_again(checkpoints, tmp_path):

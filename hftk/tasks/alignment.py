@@ -17,13 +17,13 @@ class EncodedUnits:
             The `input_ids` of each window, special tokens and all, at most `max_length` of them. Neighbours overlap.
         units (`list[list[int | None]]`):
             The unit that each token of each window belongs to; `None` for special tokens.
-        places (`list[tuple[int, int]]`):
-            For each unit the window that shows most around it and, there, its first token.
+        places (`list[tuple[int, int, int]]`):
+            For each unit the window that shows most around it and, there, its first token and the one after its last.
     """
 
     windows: list[list[int]]
     units: list[list[int | None]]
-    places: list[tuple[int, int]]
+    places: list[tuple[int, int, int]]
 
 
 def running_text(words: list[str], misc: list[str] | None = None) -> list[str]:
@@ -81,7 +81,7 @@ def encode_units(units: list[str], tokenizer: PreTrainedTokenizerBase, max_lengt
         for window in range(len(windows))
     ]
 
-    best: dict[int, tuple[float, tuple[int, int]]] = {}
+    best: dict[int, tuple[float, tuple[int, int, int]]] = {}
     for window, owners in enumerate(units_of_tokens):
         for token, unit in enumerate(owners):
             if unit is None or (token > 0 and unit == owners[token - 1]):  # not a unit's first token
@@ -90,6 +90,7 @@ def encode_units(units: list[str], tokenizer: PreTrainedTokenizerBase, max_lengt
             after = len(owners) - token if window < len(windows) - 1 else math.inf
             shown = min(before, after)
             if unit not in best or shown > best[unit][0]:
-                best[unit] = shown, (window, token)
+                end = next((i for i in range(token, len(owners)) if owners[i] != unit), len(owners))
+                best[unit] = shown, (window, token, end)
     next_full = [full[bisect_left(full, unit)] for unit in range(len(units))]
     return EncodedUnits(windows, units_of_tokens, [best[unit][1] for unit in next_full])

@@ -123,7 +123,7 @@ class Subjects(N2Path):
         """
         words, predicates = row["tokens"], row["predicates"]
         encoded = encode_units(running_text(words, row.get("misc")), tokenizer, max_length)
-        window, _ = encoded.places[max(predicates) - 1]
+        window, *_ = encoded.places[max(predicates) - 1]
         features: Features = {
             "input_ids": encoded.windows[window],
             "word_ids": [0 if unit is None else unit + 1 for unit in encoded.units[window]],

@@ -110,6 +110,7 @@ class TaskTrainer(HftkTrainer):
         examples (`dict[str, list[Example]]`), rows (`dict[str, list[Row]]`): by split, `train` and `validation` too.
         transfer ([`TransferArguments`]): what is added to the loss, kept, or learned more slowly.
         replay ([`Replay`], *optional*): raw text that is learned from beside the task.
+        word_dropout (`float`, defaults to 0.0): the share of the tokens that is hidden.
         others: those of [`transformers.Trainer`], which must have `model` and `processing_class`.
     """
 
@@ -122,12 +123,13 @@ class TaskTrainer(HftkTrainer):
         rows: dict[str, list[Row]],
         transfer: TransferArguments,
         replay: Replay | None = None,
+        word_dropout: float = 0.0,
         model: PreTrainedModel,
         processing_class: PreTrainedTokenizerBase,
         **kwargs: Any,
     ):
         self.task, self.names, self.examples, self.rows = task, names, examples, rows
-        self.transfer, self.replay = transfer, replay
+        self.transfer, self.replay, self.word_dropout = transfer, replay, word_dropout
         self.kept = KeptOutputs(model) if transfer.cache_outputs else None
         super().__init__(
             model=model,
@@ -167,6 +169,8 @@ class TaskTrainer(HftkTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         rest(model)  # the Trainer has just put all of it in training mode
+        if self.word_dropout:  # here and not where batches are made, since those may be made ahead of what a resume saw
+            inputs["input_ids"] = hide_words(inputs["input_ids"], self.processing_class, self.word_dropout)
         with nullcontext() if self.kept is None else self.kept.instead(inputs.pop("kept")):
             loss, outputs = self.task.forward(model, inputs, num_items_in_batch)
         assert loss is not None  # training rows have labels
@@ -213,6 +217,13 @@ class TaskTrainer(HftkTrainer):
             )
         scores = {"loss": loss, **self.task.score(predictions, self.rows[split])}
         return predictions, {f"{prefix}_{name}": value for name, value in scores.items()}
+
+
+def hide_words(input_ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase, share: float) -> torch.Tensor:
+    """The ids, each with the chance `share` of being the mask token, but for special tokens."""
+    special = torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids, device=input_ids.device))
+    hidden = torch.rand(input_ids.shape, device=input_ids.device) < share
+    return input_ids.masked_fill(hidden & ~special, tokenizer.mask_token_id)
 
 
 @torch.no_grad()
