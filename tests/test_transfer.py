@@ -23,6 +23,7 @@ from hftk.model.modeling_hftk import HftkEncoder
 from hftk.predict import load_task_model, predict
 from hftk.pretrain import pretrain
 from hftk.recipe import PretrainRecipe, load_recipe
+from hftk.recipe_files import find_recipe
 from hftk.tasks.rows import write_rows
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.transfer import stages
@@ -185,6 +186,15 @@ def test_slow_start_learns_under_gradient_checkpointing_what_it_learns_without(r
         for checkpointing in (False, True)
     )
     assert checkpointed["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-6)
+
+
+def test_slow_start_learns_compiled_what_it_learns_as_it_is(run):
+    as_it_is = run("method: slow_start, thaw_every: 2", output="as_it_is")
+    compiled = run(
+        "method: slow_start, thaw_every: 2", output="compiled", torch_compile=True, torch_compile_backend="aot_eager"
+    )
+    for name in ("train_loss", "eval_loss"):
+        assert compiled[name] == pytest.approx(as_it_is[name], rel=1e-5)
 
 
 def test_each_layer_learns_more_slowly_than_the_one_above(run, monkeypatch):
@@ -363,7 +373,8 @@ def test_every_method_trains_on_two_processes(method, run, pretrained, tmp_path)
     transfer = "replay: 0.3" if method == "replay" else f"method: {method}"
     run(transfer, max_steps=1)
     recipe = tmp_path / "recipe.yaml"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hftk", "finetune"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(find_recipe("accelerate/cpu"))]
+    command = [*launch, "-m", "hftk", "finetune"]
     done = subprocess.run(
         [*command, str(recipe), "--output", f"{tmp_path}/two", "--training.max_steps", "6"],
         capture_output=True, text=True, timeout=300,

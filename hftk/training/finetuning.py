@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import ModelOutput
 
 from hftk.data.packing import PackedRows
@@ -147,8 +148,12 @@ class TaskTrainer(HftkTrainer):
                 for name, parameter in model.named_parameters()
                 if name in backbone_names(model)
             }
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         if self.kept is not None:
-            self.kept.compute(task, self.train_dataset, processing_class, self.args.per_device_eval_batch_size)
+            size = self.args.per_device_eval_batch_size
+            self.kept.compute(self.task, self.train_dataset, self.processing_class, size)
+        return super().train(*args, **kwargs)
 
     def collate(self, features: list[Features]) -> dict[str, Any]:
         features = [dict(row) for row in features]
