@@ -58,7 +58,8 @@ def compare(
             A recipe of `hftk pretrain` or `hftk finetune`.
         vary (`dict[str, list[str]]`):
             Values by dotted key, as the command line writes them. A mapping, `{method: lora, merge: true}` of
-            `transfer` for one, is laid over the recipe key by key.
+            `transfer` for one, is laid over the recipe key by key; of the key `.` over the whole recipe, where methods
+            need learning rates of their own: `{transfer.method: lora, training.learning_rate: 0.003}`.
         overrides (`list[str]`):
             What all runs have in common, as for [`hftk.recipe.load_recipe`].
         score (`str`, *optional*):
@@ -85,7 +86,7 @@ def compare(
     (output / "compare.md").write_text(table + "\n", "utf-8")
     (output / "compare.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (output / "compare.png").unlink(missing_ok=True)  # an earlier comparison's
-    names = [", ".join(run.values.values()) for run in runs]
+    names = [", ".join(value.strip("{}") for value in run.values.values()) for run in runs]
     if runs[0].arguments[0] == "pretrain":
         logs = {name: read_log(run.folder) for name, run in zip(names, runs, strict=True) if not run.error}
         plot_curves(logs, output / "compare.png")
@@ -129,7 +130,7 @@ def planned_runs(path: Path, vary: dict[str, list[str]], overrides: list[str]) -
         else:
             recipe = load_recipe(path, arguments, PretrainRecipe)
         plain = {key: re.sub(r"[^\w.+-]+", "_", value).strip("_") for key, value in values.items()}
-        name = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in plain.items())[:60]
+        name = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in plain.items()).strip("-")[:60]
         while name in {run.folder.name for run in runs}:
             name += "_"
         folder = Path(recipe.output) / name
@@ -144,7 +145,8 @@ def overrides_for(key: str, value: Any) -> list[str]:
     if isinstance(value, str) and value.startswith("{"):
         value = yaml.safe_load(value)
     if isinstance(value, dict):
-        return [argument for name, below in value.items() for argument in overrides_for(f"{key}.{name}", below)]
+        before = "" if key == "." else f"{key}."
+        return [argument for name, below in value.items() for argument in overrides_for(f"{before}{name}", below)]
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"]
 
 

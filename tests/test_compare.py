@@ -100,6 +100,13 @@ def test_several_keys_are_combined_and_a_mapping_is_laid_over_the_recipe(pretrai
     assert json.loads(runs[2].depends)["recipe"]["model"] == SIZES
 
 
+def test_a_mapping_may_be_laid_over_the_whole_recipe(pretraining):
+    [run] = planned_runs(pretraining, {".": ["{model.norm_type: rms_norm, training: {learning_rate: 0.5}}"]}, [])
+    recipe = json.loads(run.depends)["recipe"]
+    assert recipe["model"] == SIZES | {"norm_type": "rms_norm"} and recipe["training"]["learning_rate"] == 0.5
+    assert run.folder.name == "model.norm_type_rms_norm_training_learning_rate_0.5"
+
+
 def test_folders_are_short_and_each_value_has_its_own(pretraining):
     assert folders(pretraining, data__text_column=["a b", "a/b", "c"]) == ["text_column-a_b", "text_column-a_b_"] + [
         "text_column-c"
