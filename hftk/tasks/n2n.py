@@ -29,21 +29,21 @@ class N2N(Task[Labels]):
             What carries a label: `"word"` (words are read as running text) or `"character"` (each is a token of its
             own, for entities and morphemes that start inside a word; a space is read with the character after it:
             `I-…` if that is, else `O`).
-        label_all_tokens (`bool`, defaults to `False`):
-            Learn a word's label at all of its subwords, and predict the one whose mean log-probability over them is
-            highest; by default its first subword alone has it. In Korean a word's ending tells more than its start.
         tokens_column (`str`, defaults to `"tokens"`):
             Column with each row's list of units; for characters a text will do.
         labels_column (`str`, defaults to `"labels"`):
             Column with each row's list of label names, one a unit. Where they are all `O`, `B-…` and `I-…`, they are
             entities: predictions never put an `I-` where none can stand, and the score is that of whole entities.
+        label_token (`str`, defaults to `"first"`):
+            Which of a word's subwords has its label: the `"first"`, where transformers' pipeline looks for it, or the
+            `"last"`: in Korean a word's ending tells more of it than its start.
     """
 
     name: Literal["n2n"]
     unit: Literal["word", "character"] = "word"
     tokens_column: str = "tokens"
     labels_column: str = "labels"
-    label_all_tokens: bool = False
+    label_token: Literal["first", "last"] = "first"
 
     head: ClassVar[Any] = AutoModelForTokenClassification
     lists: ClassVar[bool] = True
@@ -91,19 +91,20 @@ class N2N(Task[Labels]):
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """
         `input_ids` of each window and, with `names`, `labels` of the same length. A unit's label stands at
-        its first token, or at all, in the one window that shows most around it; the loss ignores all other tokens, and
-        a label that no training row has.
+        its first token, or its last, in the one window that shows most around it; the loss ignores all other tokens,
+        and a label that no training row has.
         """
         encoded = encode_units(self._units(row), tokenizer, max_length)
-        places = [(window, first, end if self.label_all_tokens else first + 1) for window, first, end in encoded.places]
+        first = self.label_token == "first"
+        places = [(window, begin if first else end - 1) for window, begin, end in encoded.places]
         features: list[Features] = [{"input_ids": ids} for ids in encoded.windows]
         if names is not None:
             ids_of = {name: i for i, name in enumerate(names)}
             for item in features:
                 item["labels"] = [IGNORED] * len(item["input_ids"])
             # in order, so that a character's label replaces that of the space before it
-            for (window, first, end), name in zip(places, row[self.labels_column], strict=True):
-                features[window]["labels"][first:end] = [ids_of.get(name, IGNORED)] * (end - first)
+            for (window, token), name in zip(places, row[self.labels_column], strict=True):
+                features[window]["labels"][token] = ids_of.get(name, IGNORED)
         return Example(features, places)
 
     def collate(
@@ -124,7 +125,7 @@ class N2N(Task[Labels]):
     def join(self, example: Example, raw: list[Any], names: list[str]) -> Labels:
         assert example.places is not None
         read = list(dict.fromkeys(example.places))  # a space and the character after it are read at one place
-        scores = np.stack([raw[window][first:end].mean(axis=0) for window, first, end in read])  # [places, labels]
+        scores = np.stack([raw[window][token] for window, token in read])  # [places, labels]
         ids = best_entities(scores, names) if self.entities(names) else scores.argmax(axis=-1)
         found = {place: names[i] for place, i in zip(read, ids, strict=True)}
         labels = [found[place] for place in example.places]

@@ -35,15 +35,14 @@ class Example:
         features (`list[Features]`):
             What the model takes, labels too where the row has them: one dictionary for each window of a long text, or
             for each direction of a translation.
-        places (`list[tuple[int, int, int]]`, *optional*):
-            For each unit of the row its window and, there, the first of the tokens that have its label and the one
-            after the last.
+        places (`list[tuple[int, int]]`, *optional*):
+            For each unit of the row its window and, there, the token that has its label.
         cut (`bool`, defaults to `False`):
             Whether the row was longer than the model reads.
     """
 
     features: list[Features]
-    places: list[tuple[int, int, int]] | None = None
+    places: list[tuple[int, int]] | None = None
     cut: bool = False
 
 

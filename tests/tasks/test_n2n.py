@@ -52,21 +52,21 @@ def test_the_score_of_entities_is_seqevals_in_strict_mode():
 
 
 def test_a_space_is_inside_an_entity_if_the_character_after_it_is():
-    places = [(0, 1, 2), (0, 2, 3), (0, 2, 3), (0, 3, 4), (0, 3, 4)]  # "a b c", where b and c carry the spaces
+    places = [(0, 1), (0, 2), (0, 2), (0, 3), (0, 3)]  # "a b c", where b and c carry the spaces
     sure = {name: [0.9 if other == name else 0.025 for other in NAMES] for name in NAMES}
     raw = [log_probabilities([sure["O"], sure["B-PS"], sure["I-PS"], sure["O"]])]
     labels = CHARACTERS.join(Example([], places), raw, NAMES)
     assert labels == ["B-PS", "I-PS", "I-PS", "O", "O"]
 
 
-def test_a_words_label_stands_at_its_first_subword_or_at_all_and_so_does_what_predicts_it():
+def test_a_words_label_stands_at_its_first_subword_or_at_its_last_and_is_predicted_there():
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s"]
     tokenizer = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)})
     row, names = {"tokens": ["the", "cats"], "labels": ["DET", "NOUN"]}, ["DET", "NOUN"]
     raw = [log_probabilities([[0.5, 0.5], [0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])]  # [CLS] the cat ##s [SEP]
     for task, labels, predicted in (
         (WORDS, [-100, 0, 1, -100, -100], ["DET", "DET"]),
-        (N2N("n2n", label_all_tokens=True), [-100, 0, 1, 1, -100], ["DET", "NOUN"]),
+        (N2N("n2n", label_token="last"), [-100, 0, -100, 1, -100], ["DET", "NOUN"]),
     ):
         example = task.encode(row, tokenizer, 8, names)
         assert example.features[0]["labels"] == labels
