@@ -6,7 +6,7 @@ from html import escape
 from unicodedata import category, east_asian_width, normalize
 
 from hftk.errors import UsageError
-from hftk.tasks.alignment import running_text
+from hftk.tasks.alignment import running_text, spans_and_gaps
 from hftk.tasks.morphemes import Morphemes
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n2n import N2N
@@ -60,6 +60,13 @@ def as_text(task: Task, row: Row, colour: bool = False, read: Row | None = None)
         return " ".join(f"{word}/{paint(tags)}" for word, tags in zip(row["tokens"], row["xpos"], strict=True))
     if isinstance(task, N2N):
         units, labels = row[task.tokens_column], row[task.labels_column]
+        if task.unit == "span":
+            *pieces, rest = spans_and_gaps(units, row[task.spans_column])
+            labelled = zip(pieces[::2], pieces[1::2], labels, strict=True)
+            spans = [
+                f"{gap}{span[: -len(span.lstrip())]}[{span.lstrip()} {paint(label)}]" for gap, span, label in labelled
+            ]
+            return "".join([*spans, rest])
         if task.entities(labels) or set(labels) == {"O"}:
             parts = text_with_entities(task, row)
             return "".join(f"[{part} {paint(label)}]" if label else part for part, label in parts)

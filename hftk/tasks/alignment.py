@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +47,24 @@ def spaced_characters(characters: list[str]) -> list[str]:
             pieces[i + 1] = pieces[i] + pieces[i + 1]
             pieces[i] = ""
     return pieces
+
+
+def spans_and_gaps(text: str, spans: list[tuple[int, int]]) -> list[str]:
+    """
+    A text cut at the edges of its spans: what is before the first, the first, what is before the second, and so on, and
+    what is behind the last. A space before a span goes with it, as words have it.
+
+    Args:
+        text (`str`): the text.
+        spans (`list[tuple[int, int]]`): each span's first character and the one after its last, in order, apart.
+
+    Returns:
+        `list[str]` of length 2 · spans + 1: the spans at odd places; together they are the text.
+    """
+    edges = [0]
+    for start, end in spans:
+        edges += [max(edges[-1], len(text[:start].rstrip())), end]
+    return [text[begin:end] for begin, end in pairwise([*edges, len(text)])]
 
 
 def encode_units(units: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedUnits:

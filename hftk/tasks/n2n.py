@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
-from hftk.tasks.alignment import encode_units, running_text, spaced_characters
+from hftk.tasks.alignment import encode_units, running_text, spaced_characters, spans_and_gaps
 from hftk.tasks.metrics import EntityScores, LabelScores
 from hftk.tasks.rows import Row, column
 from hftk.tasks.task import IGNORED, Example, Features, Task, pad_labels
@@ -28,20 +28,23 @@ class N2N(Task[Labels]):
         unit (`str`, defaults to `"word"`):
             What carries a label: `"word"` (words are read as running text) or `"character"` (each is a token of its
             own, for entities and morphemes that start inside a word; a space is read with the character after it:
-            `I-…` if that is, else `O`).
+            `I-…` if that is, else `O`), or `"span"` (given pieces of a text; what is between them is read too).
         tokens_column (`str`, defaults to `"tokens"`):
-            Column with each row's list of units; for characters a text will do.
+            Column with each row's list of units; for characters a text will do, for spans it must be one.
+        spans_column (`str`, defaults to `"spans"`):
+            For spans: column with each row's list of `[start, end]`, characters of the text, in order and apart.
         labels_column (`str`, defaults to `"labels"`):
             Column with each row's list of label names, one a unit. Where they are all `O`, `B-…` and `I-…`, they are
             entities: predictions never put an `I-` where none can stand, and the score is that of whole entities.
         label_token (`str`, defaults to `"first"`):
-            Which of a word's subwords has its label: the `"first"`, where transformers' pipeline looks for it, or the
-            `"last"`: in Korean a word's ending tells more of it than its start.
+            Which of the subwords of a word or span has its label: the `"first"`, where transformers' pipeline looks
+            for it, or the `"last"`: in Korean a word's ending tells more of it than its start.
     """
 
     name: Literal["n2n"]
-    unit: Literal["word", "character"] = "word"
+    unit: Literal["word", "character", "span"] = "word"
     tokens_column: str = "tokens"
+    spans_column: str = "spans"
     labels_column: str = "labels"
     label_token: Literal["first", "last"] = "first"
 
@@ -50,6 +53,9 @@ class N2N(Task[Labels]):
 
     def check_inputs(self, row: Row, where: str) -> None:
         units = column(row, self.tokens_column, "task.tokens_column", where)
+        if self.unit == "span":
+            self._check_spans(units, column(row, self.spans_column, "task.spans_column", where), where)
+            return
         if self.unit == "character" and isinstance(units, str):
             units = row[self.tokens_column] = list(units)
         if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
@@ -59,13 +65,28 @@ class N2N(Task[Labels]):
         if not units or "" in units:
             raise UsageError(f"{where}: column {self.tokens_column!r} holds an empty text or an empty {self.unit}")
 
+    def _check_spans(self, text: Any, spans: Any, where: str) -> None:
+        if not isinstance(text, str):
+            raise UsageError(f"{where}: column {self.tokens_column!r} must hold a text, not {text!r:.60}")
+        if not isinstance(spans, list) or not spans:
+            raise UsageError(f"{where}: column {self.spans_column!r} must hold a list of spans, not {spans!r:.60}")
+        last = 0
+        for span in spans:
+            whole = isinstance(span, list) and len(span) == 2 and all(type(edge) is int for edge in span)
+            if not whole or not last <= span[0] < span[1] <= len(text) or not text[span[0] : span[1]].strip():
+                raise UsageError(
+                    f"{where}: span {span!r:.60} is no [start, end] within the text's {len(text)} characters and "
+                    f"behind the span before it, which ends at {last}"
+                )
+            last = span[1]
+
     def check_targets(self, row: Row, where: str) -> None:
         labels = column(row, self.labels_column, "task.labels_column", where)
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UsageError(
                 f"{where}: column {self.labels_column!r} must hold a list of label names, not {labels!r:.60}"
             )
-        units = row[self.tokens_column]
+        units = row[self.spans_column if self.unit == "span" else self.tokens_column]
         if len(labels) != len(units):
             raise UsageError(
                 f"{where}: {len(units)} {self.unit}s but {len(labels)} labels; give each {self.unit} one label"
@@ -84,8 +105,11 @@ class N2N(Task[Labels]):
         return "".join(self._units(row))
 
     def _units(self, row: Row) -> list[str]:
-        """What stands for each unit in the text that the model reads."""
+        """What stands for each unit in the text that the model reads; of spans also what is between them."""
         units = row[self.tokens_column]
+        if self.unit == "span":
+            *pieces, rest = spans_and_gaps(units, row[self.spans_column])
+            return [*pieces, rest] if rest else pieces
         return running_text(units, row.get("misc")) if self.unit == "word" else spaced_characters(units)
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
@@ -96,7 +120,8 @@ class N2N(Task[Labels]):
         """
         encoded = encode_units(self._units(row), tokenizer, max_length)
         first = self.label_token == "first"
-        places = [(window, begin if first else end - 1) for window, begin, end in encoded.places]
+        labelled = encoded.places[1::2] if self.unit == "span" else encoded.places
+        places = [(window, begin if first else end - 1) for window, begin, end in labelled]
         features: list[Features] = [{"input_ids": ids} for ids in encoded.windows]
         if names is not None:
             ids_of = {name: i for i, name in enumerate(names)}

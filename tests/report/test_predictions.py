@@ -107,6 +107,11 @@ def test_entities_of_characters_stand_in_brackets(parts):
     assert [rect.get("rx") for rect in svg.iter(f"{SVG}rect")].count("4") == sum(bool(kind) for _, kind in parts)
 
 
+def test_spans_stand_in_brackets_and_the_text_between_them_as_it_was():
+    row = {"tokens": "경찰은 서울에  갔다.", "spans": [[0, 2], [4, 6], [9, 11]], "labels": ["OG", "LC", "V"]}
+    assert as_text(N2N("n2n", unit="span"), row) == "[경찰 OG]은 [서울 LC]에  [갔다 V]."
+
+
 @given(
     st.lists(
         st.tuples(

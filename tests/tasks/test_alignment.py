@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from hftk.tasks.alignment import encode_units, running_text, spaced_characters
+from hftk.tasks.alignment import encode_units, running_text, spaced_characters, spans_and_gaps
 
 TEXT = ["the cat sat on the mat", "나는 학교에 갔다", "kedi minderin üstünde oturdu ."]
 
@@ -105,3 +105,13 @@ def test_a_character_that_the_tokenizer_drops_is_read_as_unknown():
 def test_words_that_conll_u_glues_together_have_no_space_between_them():
     assert running_text(["갔다", ".", "또"], ["SpaceAfter=No", "_", "_"]) == ["갔다", ".", " 또"]
     assert running_text(["갔다", "."]) == ["갔다", " ."]
+
+
+@given(st.text("가 나.\n", min_size=1, max_size=12), st.sets(st.integers(0, 12)))
+def test_spans_and_what_is_between_them_are_the_whole_text(text, edges):
+    edges = sorted(edge for edge in edges if edge <= len(text))
+    spans = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=False) if text[a:b].strip()]
+    pieces = spans_and_gaps(text, spans)
+    assert "".join(pieces) == text and len(pieces) == 2 * len(spans) + 1
+    assert [piece.lstrip() for piece in pieces[1::2]] == [text[a:b].lstrip() for a, b in spans]
+    assert all(gap == gap.rstrip() for gap in pieces[:-1:2]), "a space goes with what is behind it"

@@ -12,7 +12,7 @@ from hftk.errors import UsageError
 from hftk.tasks.n2n import N2N, best_entities
 from hftk.tasks.task import Example
 
-WORDS, CHARACTERS = N2N("n2n"), N2N("n2n", unit="character")
+WORDS, CHARACTERS, SPANS = N2N("n2n"), N2N("n2n", unit="character"), N2N("n2n", unit="span")
 NAMES = ["B-LC", "B-PS", "I-LC", "I-PS", "O"]
 
 
@@ -71,6 +71,25 @@ def test_a_words_label_stands_at_its_first_subword_or_at_its_last_and_is_predict
         example = task.encode(row, tokenizer, 8, names)
         assert example.features[0]["labels"] == labels
         assert task.join(example, raw, names) == predicted
+
+
+def test_spans_of_a_text_have_labels_and_what_is_between_them_has_none():
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat"]
+    tokenizer = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)})
+    row = {"tokens": "the cats sat", "spans": [[4, 7], [9, 12]], "labels": ["ANIMAL", "VERB"]}
+    SPANS.check_inputs(row, "x:1")
+    SPANS.check_targets(row, "x:1")
+    example = SPANS.encode(row, tokenizer, 8, ["ANIMAL", "VERB"])
+    assert tokenizer.convert_ids_to_tokens(example.features[0]["input_ids"])[1:4] == ["the", "cat", "[UNK]"]
+    assert example.features[0]["labels"] == [-100, -100, 0, -100, 1, -100]
+    raw = [log_probabilities([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])]
+    assert SPANS.join(example, raw, ["ANIMAL", "VERB"]) == ["ANIMAL", "VERB"]
+
+
+@pytest.mark.parametrize("spans", [[[4, 4]], [[4, 13]], [[4, 7], [6, 12]], [[3, 4]], [["4", 7]], [[4]], [4], [], "4-7"])
+def test_a_span_that_is_none_is_refused_with_its_place(spans):
+    with pytest.raises(UsageError, match=r"^x:1: (span .* is no \[start, end\]|column 'spans' must hold a list)"):
+        SPANS.check_inputs({"tokens": "the cats sat", "spans": spans}, "x:1")
 
 
 def test_a_label_that_training_never_showed_counts_as_wrong():
