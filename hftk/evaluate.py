@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from hftk.predict import load_task_model
-from hftk.tasks.rows import read_rows
+from hftk.predict import TaskModel, load_task_model
+from hftk.tasks.rows import PlacedRow, read_rows
 
 
 def evaluate(directory: str, files: list[str]) -> dict[str, Any]:
@@ -22,8 +22,12 @@ def evaluate(directory: str, files: list[str]) -> dict[str, Any]:
     """
     task_model = load_task_model(directory)
     task = task_model.task
-    rows = [placed for file in files for placed in read_rows(file, task.lists, task.trees)]
-    predictions, loss = task_model.predict(rows, labelled=True)
-    metrics = {"loss": loss, **task.score(predictions, [row for _, row in rows])}
+    metrics = scores(task_model, [placed for file in files for placed in read_rows(file, task.lists, task.trees)])
     print(json.dumps(metrics, indent=2, ensure_ascii=False))
     return metrics
+
+
+def scores(task_model: TaskModel, rows: list[PlacedRow]) -> dict[str, Any]:
+    """The loss, and the task's metrics."""
+    predictions, loss = task_model.predict(rows, labelled=True)
+    return {"loss": loss, **task_model.task.score(predictions, [row for _, row in rows])}

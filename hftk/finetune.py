@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,15 +23,17 @@ from transformers import (
 )
 
 from hftk.errors import UsageError
-from hftk.finetune_recipe import FinetuneRecipe
+from hftk.evaluate import scores
+from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.model import pipeline_hftk
+from hftk.predict import TaskModel, load_task_model
 from hftk.recipe import save_recipe
 from hftk.report.plots import plot_confusion
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
 from hftk.tasks.task import LAST_LAYER, Example, Task
 from hftk.training.finetuning import TaskTrainer
-from hftk.training.retention import Pretraining, pretraining_of
+from hftk.training.retention import Pretraining, pretraining_of, put_back
 from hftk.training.trainer import peak_memory_gb
 from hftk.training.transfer import (
     SlowStart,
@@ -97,6 +100,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     for split in rows:
         print(describe(split, placed[split], examples[split], task, names))
 
+    earlier = {Path(folder).name: earlier_task(folder) for folder in recipe.transfer.earlier_tasks}
     callbacks: list[TrainerCallback] = []
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -118,6 +122,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     metrics: dict[str, Any] = {"trainable_parameters": trainer.get_num_trainable_parameters()}
     if pretraining is not None and recipe.transfer.retention_rows:
         metrics["retention_before"] = pretraining.bits_per_byte(model, trainer.accelerator)
+    metrics |= earlier_scores(earlier, model, "before")
     if pretraining is not None and recipe.transfer.replay:
         trainer.replay = pretraining.replay(trainer, recipe.transfer.replay)
 
@@ -128,6 +133,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     trainer.average_with_pretrained()
     if pretraining is not None and recipe.transfer.retention_rows:
         metrics["retention_after"] = pretraining.bits_per_byte(model, trainer.accelerator)
+    metrics |= earlier_scores(earlier, model, "after")
     model.config.custom_pipelines = task.pipelines
     save(trainer, recipe)
     if task.pipelines and trainer.is_world_process_zero():
@@ -178,6 +184,27 @@ def known_pretraining(recipe: FinetuneRecipe, tokenizer: PreTrainedTokenizerBase
         return None
 
 
+def earlier_task(folder: str) -> tuple[TaskModel, list[PlacedRow]]:
+    """A task model and its validation rows."""
+    recipe = load_finetune_recipe(Path(folder, "recipe.yaml"), [])
+    rows = load_rows(recipe, "validation")
+    return load_task_model(folder), rows or split_off(
+        load_rows(recipe, "train"), recipe.task, recipe.data.validation_share
+    )[1]
+
+
+def earlier_scores(
+    earlier: dict[str, tuple[TaskModel, list[PlacedRow]]], model: PreTrainedModel | PeftModel, when: str
+) -> dict[str, float]:
+    """What the heads of earlier tasks score over the backbone of a model: each one's loss and first metric."""
+    found = {}
+    for name, (task_model, rows) in earlier.items():
+        put_back(task_model.model, model)
+        for metric, value in islice(scores(task_model, rows).items(), 2):
+            found[f"earlier_{name}_{metric}_{when}"] = value
+    return found
+
+
 def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
     """The whole model; or adapters or a last layer alone, with the config of the whole."""
     transfer, output = recipe.transfer, recipe.output
@@ -195,11 +222,16 @@ def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
 
 
 def forgetting(metrics: dict[str, Any]) -> str:
-    """What the pretraining objective lost, as half a sentence."""
-    if "retention_after" not in metrics:
-        return ""
-    before, after = metrics["retention_before"], metrics["retention_after"]
-    return f"; forgot {after - before:.3f} bits per byte of its pretraining ({before:.3f} → {after:.3f})"
+    """What the pretraining objective and earlier tasks lost, as half a sentence."""
+    said = ""
+    if "retention_after" in metrics:
+        before, after = metrics["retention_before"], metrics["retention_after"]
+        said = f"; forgot {after - before:.3f} bits per byte of its pretraining ({before:.3f} → {after:.3f})"
+    for name in (
+        name.removesuffix("_before") for name in metrics if name.startswith("earlier_") and name.endswith("_before")
+    ):
+        said += f"; {name} {metrics[f'{name}_before']:.4g} → {metrics[f'{name}_after']:.4g}"
+    return said
 
 
 def load_rows(recipe: FinetuneRecipe, split: str) -> list[PlacedRow]:

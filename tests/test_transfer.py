@@ -67,7 +67,7 @@ def run(pretrained, tmp_path):
     """run(transfer, shape, …): the metrics of a fine-tuning into `tmp_path`/run."""
 
     def make(transfer: str = "", shape: str = "n21", model: Path = pretrained, output: str = "run", top="", **training):
-        data = tmp_path / "rows.jsonl"
+        data = tmp_path / f"{shape}.jsonl"
         write_rows(ROWS[shape], data)
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(
@@ -225,7 +225,7 @@ def test_adapters_are_saved_alone_and_predict_what_they_scored(shape, run, pretr
     saved = load_file(tmp_path / "run" / "adapter_model.safetensors")
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert metrics["trainable_parameters"] == sum(tensor.numel() for tensor in saved.values())
-    scores = evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
+    scores = evaluate(str(tmp_path / "run"), [str(tmp_path / f"{shape}.jsonl")])
     assert {f"eval_{name}": value for name, value in scores.items()} == pytest.approx(
         {name: value for name, value in metrics.items() if name.startswith("eval_")}
     )
@@ -261,6 +261,16 @@ def test_retention_before_is_what_pretraining_measured(run, pretrained):
     metrics = run("retention_rows: 1000", max_steps=1)
     assert metrics["retention_before"] == pytest.approx(measured["eval_bits_per_byte"], abs=1e-6)
     assert metrics["retention_after"] != metrics["retention_before"]
+
+
+def test_the_heads_of_earlier_tasks_are_asked_before_and_after(run, tmp_path):
+    first = run("method: last_layer", "n2n", output="words", max_steps=40)
+    still = run(f"method: last_layer, earlier_tasks: [{tmp_path}/words]", output="still")
+    assert still["earlier_words_accuracy_before"] == still["earlier_words_accuracy_after"] == first["eval_accuracy"]
+    for number, transfer in enumerate(("method: full", "method: lora")):
+        moved = run(f"{transfer}, earlier_tasks: [{tmp_path}/words]", output=f"moved-{number}")
+        assert moved["earlier_words_loss_before"] == pytest.approx(first["eval_loss"])
+        assert moved["earlier_words_loss_after"] != moved["earlier_words_loss_before"]
 
 
 @pytest.mark.parametrize("shape", ["n21", "n2path", "n2m"])
@@ -364,7 +374,7 @@ def test_heads_over_another_backbone_are_refused(run, tmp_path):
     run("method: last_layer", output="one")
     run(output="other")
     with pytest.raises(UsageError, match="other: its backbone is not that of"):
-        predict([str(tmp_path / "one"), str(tmp_path / "other")], str(tmp_path / "rows.jsonl"), str(tmp_path / "out"))
+        predict([str(tmp_path / "one"), str(tmp_path / "other")], str(tmp_path / "n21.jsonl"), str(tmp_path / "out"))
 
 
 @pytest.mark.slow

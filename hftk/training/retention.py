@@ -70,12 +70,7 @@ class Pretraining:
     def with_backbone_of(self, model: nn.Module, accelerator: Accelerator) -> PreTrainedModel:
         """The pretraining model; what the task model lacks (a decoder, the head) is the checkpoint's own."""
         whole = load_pretraining_model(self.checkpoint).to(accelerator.device)
-        if isinstance(model, PeftModel):
-            model.merge_adapter()
-            put_back(whole, model.get_base_model(), copy=True)
-            model.unmerge_adapter()
-        else:
-            put_back(whole, model)
+        put_back(whole, model)
         return whole.eval()
 
     def replay(self, trainer: TaskTrainer, share: float) -> Replay:
@@ -172,25 +167,32 @@ def load_pretraining_model(checkpoint: str) -> PreTrainedModel:
         return auto.from_pretrained(checkpoint)
 
 
-def put_back(whole: PreTrainedModel, model: PreTrainedModel, copy: bool = False) -> None:
+def put_back(whole: PreTrainedModel, model: nn.Module) -> None:
     """
-    Gives a model the backbone of another.
+    Gives a model the backbone of another: the very parameters, or of one with adapters a copy into which they are
+    merged.
 
     Args:
         whole ([`PreTrainedModel`]): is changed; weights that it ties stay tied.
-        model ([`PreTrainedModel`]): another head over the same kind of backbone; is left as it is.
-        copy (`bool`, defaults to `False`): copy the weights, instead of sharing the very parameters.
+        model ([`PreTrainedModel`] or [`PeftModel`]):
+            another head over the same kind of backbone; is left as it is.
     """
+    base = model
+    if isinstance(model, PeftModel):
+        model.merge_adapter()
+        base = model.get_base_model()
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in whole.modules():
         for attribute, parameter in module._parameters.items():
             places.setdefault(id(parameter), []).append((module, attribute))
     targets = backbone_parameters(whole)
-    for name, parameter in backbone_parameters(model).items():
+    for name, parameter in backbone_parameters(base).items():
         if name in targets:  # all but poolers, and of an encoder-decoder the half that one of them lacks
-            given = nn.Parameter(parameter.detach().clone()) if copy else parameter
+            given = parameter if base is model else nn.Parameter(parameter.detach().clone())
             for module, attribute in places[id(targets[name])]:
                 module._parameters[attribute] = given
+    if isinstance(model, PeftModel):
+        model.unmerge_adapter()
 
 
 def backbone_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:

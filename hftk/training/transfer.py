@@ -71,6 +71,9 @@ class TransferArguments:
             Its column or key.
         retention_rows (`int`, *optional*, defaults to 128):
             Most held-out rows of each pretraining objective that are scored before and after; 0 measures nothing.
+        earlier_tasks (`list[str]`, *optional*):
+            Folders of task models over this backbone, whose heads are scored on their own validation rows, with the
+            backbone as it was before and as it is after.
 
     Raises:
         UsageError: a value out of range, or one that another method reads.
@@ -92,6 +95,7 @@ class TransferArguments:
     raw_files: list[str] = field(default_factory=list)
     raw_column: str = "text"
     retention_rows: int = 128
+    earlier_tasks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         readers = {
