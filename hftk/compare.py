@@ -50,9 +50,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """
     Runs a recipe with each value of a key, or each combination of the values of several, in folders below its `output`,
-    and leaves there a table, `compare.md` and `compare.json`, and a picture, `compare.png`: the losses of pretraining,
-    or the scores of fine-tuning over what it forgot. Where the recipe has `measure.layer_gradients`, also
-    `gradients.png`.
+    and leaves there a table, `compare.md` and `compare.json`, and a picture, `compare.png`: the losses, or, where
+    forgetting was measured, the scores over it. Where the recipe has `measure.layer_gradients`, also `gradients.png`.
 
     Args:
         path (`str` or `Path`):
@@ -88,13 +87,13 @@ def compare(
     for picture in ("compare.png", "gradients.png"):
         (output / picture).unlink(missing_ok=True)  # an earlier comparison's
     names = [", ".join(run.values.values()) for run in runs]
-    if runs[0].arguments[0] == "pretrain":
-        logs = {name: read_log(run.folder) for name, run in zip(names, runs, strict=True) if not run.error}
-        plot_curves(logs, output / "compare.png")
-        if any(layer_gradients(log) for log in logs.values()):
-            plot_layer_gradients(logs, output / "gradients.png")
-    elif any(row["forgetting"] is not None for row in rows):
+    logs = {name: read_log(run.folder) for name, run in zip(names, runs, strict=True) if not run.error}
+    if any(row["forgetting"] is not None for row in rows):
         plot_tradeoff(dict(zip(names, rows, strict=True)), score, output / "compare.png")
+    elif any(logs.values()):
+        plot_curves(logs, output / "compare.png")
+    if any(layer_gradients(log) for log in logs.values()):
+        plot_layer_gradients(logs, output / "gradients.png")
     print(f"{table}\n{output}/compare.md")
     return rows
 
@@ -183,11 +182,13 @@ def digest(file: str, changed: int) -> str:
 
 
 def make(run: Run) -> None:
-    """Runs it, or finds that it was run before. One that fails keeps its error."""
+    """Runs it, or finds that it was run before, be it as a value of another key. One that fails keeps its error."""
     name, depends, printed = ", ".join(run.values.values()), run.folder / "depends.json", run.folder / PRINTED
-    if (run.folder / "metrics.json").exists() and depends.exists() and depends.read_text("utf-8") == run.depends:
-        print(f"{name}: taken from before, {run.folder}")
-        return
+    for known in [depends, *sorted(run.folder.parent.glob("*/depends.json"))]:
+        if known.exists() and known.with_name("metrics.json").exists() and known.read_text("utf-8") == run.depends:
+            run.folder = known.parent
+            print(f"{name}: taken from before, {run.folder}")
+            return
     print(f"{name}: runs, and prints to {printed}", flush=True)
     # One of another recipe or other files, or cut off; to go on with it would count some of its minutes only.
     if run.folder.exists():

@@ -165,6 +165,12 @@ def test_the_table_tells_score_cost_and_forgetting(finetuning, tmp_path, capsys)
     assert not (runs / "compare.png").exists()  # forgetting was not measured
 
 
+def test_the_same_run_is_not_made_again_for_another_key(pretraining, tmp_path):
+    made_before(pretraining, {"seed": ["42"]}, {"eval_bits_per_byte": 2.0})
+    [row] = compare(pretraining, {"training.max_steps": ["2"]}, [])
+    assert row["eval_bits_per_byte"] == 2.0 and row["folder"] == f"{tmp_path}/runs/seed-42"
+
+
 def test_pictures_are_drawn_of_what_was_logged(pretraining, tmp_path):
     vary, runs = {"model.residual": ["true", "false"]}, tmp_path / "runs"
     made_before(pretraining, vary, {"eval_bits_per_byte": 2.0}, {"eval_bits_per_byte": 3.0})

@@ -96,7 +96,7 @@ def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.plot(*logged(log, "loss"), ".", color=color, alpha=0.3, markersize=3)
     shuffled = any("eval_shuffled_loss" in line for log in logs.values() for line in log)
     title = f"validation (line){', with shuffled words (dashed)' if shuffled else ''} and training (dots)"
-    axes.set(xlabel="step", ylabel="loss (nats a predicted token)", title=title)
+    axes.set(xlabel="step", ylabel="loss", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
