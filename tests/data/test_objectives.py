@@ -172,3 +172,13 @@ def test_shuffling_changes_the_order(name: Any) -> None:
         for each in (objective, objective.with_shuffled_words())
     )
     assert ordered.source.tolist() != shuffled.source.tolist()
+
+
+def test_words_of_which_masked_lm_hides_tokens_are_shuffled_whole() -> None:
+    starts = VOCABULARY.starts_word[VOCABULARY.random_tokens]
+    first, later = VOCABULARY.random_tokens[starts][:20], VOCABULARY.random_tokens[~starts][:20]
+    words = np.stack([first, later, later[::-1]], axis=1)  # [20 words, 3 tokens]
+    objective = Objective(ObjectiveArguments("masked_lm", noise_density=0.5), VOCABULARY).with_shuffled_words()
+    noised = objective.noise("masked_lm", words.ravel(), np.array([words.size]), np.random.default_rng(0))
+    restored = np.where(noised.labels == IGNORED, noised.source, noised.labels)[1:-1].reshape(-1, 3)
+    assert sorted(restored.tolist()) == sorted(words.tolist()) != restored.tolist()
