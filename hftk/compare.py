@@ -26,7 +26,7 @@ from hftk import __version__
 from hftk.errors import UsageError
 from hftk.finetune_recipe import load_finetune_recipe
 from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
-from hftk.report.plots import plot_curves, plot_tradeoff
+from hftk.report.plots import layer_gradients, plot_curves, plot_layer_gradients, plot_tradeoff
 from hftk.report.tables import NUMBERS, chosen_score, markdown_table
 from hftk.training.trainer import read_log
 
@@ -50,8 +50,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """
     Runs a recipe with each value of a key, or each combination of the values of several, in folders below its `output`,
-    and leaves there a table, `compare.md` and `compare.json`, and a picture, `compare.png`: the losses of pretraining,
-    or the scores of fine-tuning over what it forgot.
+    and leaves there a table, `compare.md` and `compare.json`, and a picture, `compare.png`: the losses, or, where
+    forgetting was measured, the scores over it. Where the recipe has `measure.layer_gradients`, also `gradients.png`.
 
     Args:
         path (`str` or `Path`):
@@ -85,13 +85,16 @@ def compare(
     table, output = markdown_table(rows, list(vary), score), runs[0].folder.parent
     (output / "compare.md").write_text(table + "\n", "utf-8")
     (output / "compare.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (output / "compare.png").unlink(missing_ok=True)  # an earlier comparison's
+    for picture in ("compare.png", "gradients.png"):
+        (output / picture).unlink(missing_ok=True)  # an earlier comparison's
     names = [", ".join(value.strip("{}") for value in run.values.values()) for run in runs]
-    if runs[0].arguments[0] == "pretrain":
-        logs = {name: read_log(run.folder) for name, run in zip(names, runs, strict=True) if not run.error}
-        plot_curves(logs, output / "compare.png")
-    elif any(row["forgetting"] is not None for row in rows):
+    logs = {name: read_log(run.folder) for name, run in zip(names, runs, strict=True) if not run.error}
+    if any(row["forgetting"] is not None for row in rows):
         plot_tradeoff(dict(zip(names, rows, strict=True)), score, output / "compare.png")
+    elif any(logs.values()):
+        plot_curves(logs, output / "compare.png")
+    if any(layer_gradients(log) for log in logs.values()):
+        plot_layer_gradients(logs, output / "gradients.png")
     print(f"{table}\n{output}/compare.md")
     return rows
 
@@ -181,11 +184,13 @@ def digest(file: str, changed: int) -> str:
 
 
 def make(run: Run) -> None:
-    """Runs it, or finds that it was run before. One that fails keeps its error."""
+    """Runs it, or finds that it was run before, be it as a value of another key. One that fails keeps its error."""
     name, depends, printed = ", ".join(run.values.values()), run.folder / "depends.json", run.folder / PRINTED
-    if (run.folder / "metrics.json").exists() and depends.exists() and depends.read_text("utf-8") == run.depends:
-        print(f"{name}: taken from before, {run.folder}")
-        return
+    for known in [depends, *sorted(run.folder.parent.glob("*/depends.json"))]:
+        if known.exists() and known.with_name("metrics.json").exists() and known.read_text("utf-8") == run.depends:
+            run.folder = known.parent
+            print(f"{name}: taken from before, {run.folder}")
+            return
     print(f"{name}: runs, and prints to {printed}", flush=True)
     # One of another recipe or other files, or cut off; to go on with it would count some of its minutes only.
     if run.folder.exists():

@@ -21,7 +21,7 @@ from hftk.errors import UsageError
 from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkForConditionalGeneration, HftkForMaskedLM, HftkForPreTraining
 from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
-from hftk.report.plots import plot_losses
+from hftk.report.plots import plot_layer_gradients, plot_losses
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime
 from hftk.training.trainer import peak_memory_gb, read_log
@@ -63,7 +63,11 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     model = build_model(recipe, tokenizer, objective)
     rows = training_rows(recipe, corpus, objective)
     held_out_rows = held_out_text(recipe, corpus, objective, vocabulary)
-    choose_runtime_and_steps(recipe, model, rows, held_out_rows)
+    shuffled_rows = {}
+    if recipe.measure.shuffled_words:
+        shuffled_rows = held_out_text(recipe, corpus, objective.with_shuffled_words(), vocabulary)
+    evaluated = [part.rows for part in (*held_out_rows.values(), *shuffled_rows.values())]
+    choose_runtime_and_steps(recipe, model, rows, evaluated)
     rows.rows = recipe.training.max_steps * rows.rows_per_batch
 
     if state.is_main_process:
@@ -77,6 +81,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         data_collator=rows.collate,
         processing_class=tokenizer,
         held_out=held_out_rows,
+        shuffled=shuffled_rows,
+        layer_gradients=recipe.measure.layer_gradients,
     )
     state.print(announcement(recipe, model, rows))
     start = time.perf_counter()
@@ -96,7 +102,10 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     trainer.save_model()
     if state.is_main_process:
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        plot_losses(read_log(output), output / "plots" / "loss.png")
+        log = read_log(output)
+        plot_losses(log, output / "plots" / "loss.png")
+        if recipe.measure.layer_gradients:
+            plot_layer_gradients({output.name: log}, output / "plots" / "gradients.png")
     state.print(summary(output, metrics))
     return metrics
 
@@ -217,7 +226,7 @@ def token_counts(corpus: Corpus, vocab_size: int, chunk: int = 1 << 22) -> np.nd
 
 
 def choose_runtime_and_steps(
-    recipe: PretrainRecipe, model: PreTrainedModel, rows: PackedRows, held_out_rows: dict[str, HeldOut]
+    recipe: PretrainRecipe, model: PreTrainedModel, rows: PackedRows, evaluated: list[PackedRows]
 ) -> None:
     """Settle what the recipe leaves open, on the main process, for all of them."""
     training = recipe.training
@@ -236,8 +245,8 @@ def choose_runtime_and_steps(
     training.train_sampling_strategy = "sequential"
 
     if training.max_steps <= 0:  # once chosen, it stays
-        evaluated = sum(len(part.rows) for part in held_out_rows.values()) / training.per_device_eval_batch_size
-        training.max_steps = steps_within(recipe, rows, evaluated / training.world_size)
+        evaluation_batches = sum(map(len, evaluated)) / training.per_device_eval_batch_size
+        training.max_steps = steps_within(recipe, rows, evaluation_batches / training.world_size)
 
 
 def steps_within(recipe: PretrainRecipe, rows: PackedRows, evaluation_batches: float) -> int:

@@ -29,6 +29,7 @@ from hftk.recipe_keys import (
     read_overrides,
     type_name,
 )
+from hftk.training.pretraining import MeasureArguments
 from hftk.training.runtime import RuntimeArguments
 
 # A recipe may come from anyone: its values must not name code (`class_path`), which jsonargparse would import and call.
@@ -93,6 +94,8 @@ class PretrainRecipe:
             How long to train.
         runtime (`RuntimeArguments`):
             How to run on this machine. What is left open is measured once, and then kept.
+        measure (`MeasureArguments`):
+            What to measure beside the loss.
         training (`TrainingArguments`):
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
         seed (`int`, *optional*, defaults to 42):
@@ -106,6 +109,7 @@ class PretrainRecipe:
     objective: ObjectiveArguments
     budget: Budget
     runtime: RuntimeArguments
+    measure: MeasureArguments
     training: TrainingArguments = field(
         metadata={"remove_unused_columns": False}  # it would drop what a packed row tells the collator
     )

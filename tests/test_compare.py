@@ -172,6 +172,28 @@ def test_the_table_tells_score_cost_and_forgetting(finetuning, tmp_path, capsys)
     assert not (runs / "compare.png").exists()  # forgetting was not measured
 
 
+def test_the_same_run_is_not_made_again_for_another_key(pretraining, tmp_path):
+    made_before(pretraining, {"seed": ["42"]}, {"eval_bits_per_byte": 2.0})
+    [row] = compare(pretraining, {"training.max_steps": ["2"]}, [])
+    assert row["eval_bits_per_byte"] == 2.0 and row["folder"] == f"{tmp_path}/runs/seed-42"
+
+
+def test_pictures_are_drawn_of_what_was_logged(pretraining, tmp_path):
+    vary, runs = {"model.residual": ["true", "false"]}, tmp_path / "runs"
+    made_before(pretraining, vary, {"eval_bits_per_byte": 2.0}, {"eval_bits_per_byte": 3.0})
+    steps = [{"step": 1, "loss": 3.0, "grad_norm": 2.0}, {"step": 2, "loss": 1.0, "grad_norm": float("nan")}]
+    layers = {"grad_norm_encoder.layers.0": 0.1, "grad_norm_encoder.layers.1": 0.0}
+    log = [*[line | layers for line in steps], {"step": 2, "eval_loss": 3.0, "eval_shuffled_loss": 3.5}]
+    for name, lines in (("true", log), ("false", steps)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (runs / f"residual-{name}" / "log.jsonl").write_text(text)
+    compare(pretraining, vary, [])
+    for picture in ("compare.png", "gradients.png"):
+        assert (runs / picture).read_bytes().startswith(b"\x89PNG")
+    compare(pretraining, {"model.residual": ["false"]}, [])
+    assert (runs / "compare.png").exists() and not (runs / "gradients.png").exists()
+
+
 def test_without_test_rows_the_score_is_that_of_the_validation_rows(finetuning):
     made_before(finetuning, {"seed": ["1"]}, {"train_loss": 1.0, "eval_loss": 1.0, "eval_uas": 0.5, "eval_las": 0.25})
     [row] = compare(finetuning, {"seed": ["1"]}, [])

@@ -147,6 +147,35 @@ def test_batch_norm_pretrains_on_rows_of_one_document(recipe):
     assert read_log(run)[-1]["step"] == 6
 
 
+def test_without_positions_shuffled_words_cost_nothing_and_with_them_something(recipe, tmp_path):
+    for positions in ("none", "rotary"):
+        run = pretrain(
+            recipe, "--output", str(tmp_path / positions), "--model.position_embedding_type", positions,
+            "--measure.shuffled_words", "true", "--objective.name", "masked_lm",
+        )  # fmt: skip
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["eval_shuffled_loss"] == metrics["eval_shuffled_masked_lm_loss"]
+        assert (abs(metrics["eval_shuffled_loss"] - metrics["eval_loss"]) < 1e-5) == (positions == "none")
+
+
+def test_gradient_norms_of_layers_are_those_of_the_whole_step_before_clipping(recipe, tmp_path):
+    def first_step(name: str, *overrides: str) -> dict[str, float]:
+        run = pretrain(
+            recipe, "--output", str(tmp_path / name), "--measure.layer_gradients", "true",
+            "--objective.name", "span_corruption", *overrides,
+        )  # fmt: skip
+        assert (run / "plots" / "gradients.png").stat().st_size > 1000
+        return {key: value for key, value in read_log(run)[0].items() if key.startswith("grad_norm")}
+
+    free = first_step("free")
+    assert list(free) == ["grad_norm", "grad_norm_encoder.layers.0", "grad_norm_decoder.layers.0"]
+    layers = free["grad_norm_encoder.layers.0"] ** 2 + free["grad_norm_decoder.layers.0"] ** 2
+    assert 0.1 * free["grad_norm"] ** 2 < layers < free["grad_norm"] ** 2  # the embeddings have the rest
+    assert first_step("clipped", "--training.max_grad_norm", "1e-3") == free
+    batches = ["--training.per_device_train_batch_size", "1", "--training.gradient_accumulation_steps", "2"]
+    assert first_step("accumulated", *batches) == pytest.approx(free, rel=0.2)  # a mean of means is another mean
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hftk.compare import planned_runs, read_vary
 from hftk.errors import UsageError
 from hftk.finetune_recipe import load_finetune_recipe
 from hftk.recipe import PretrainRecipe, load_recipe
@@ -25,14 +26,34 @@ def test_each_recipe_is_listed_with_its_first_comment_and_found_by_its_name():
 def test_each_recipe_loads_and_so_does_each_command_in_its_head(name):
     path = find_recipe(name)
     head = re.sub(r"\\\n# *", "", path.read_text(encoding="utf-8"))
-    commands = re.findall(r"^#   hftk (pretrain|finetune) (\S+)(.*)$", head, re.M)
+    commands = re.findall(r"^#   hftk (pretrain|finetune|compare) (\S+)(.*)$", head, re.M)
     assert commands
     for command, recipe, overrides in commands:
         assert recipe == name
         if command == "pretrain":
             load_recipe(path, shlex.split(overrides), PretrainRecipe)
+        elif command == "compare":
+            plan_comparison(recipe, overrides)
         else:
             load_finetune_recipe(path, shlex.split(overrides))
+
+
+def test_the_commands_of_the_notes_can_be_run():
+    page = Path(__file__).parents[1].joinpath("docs", "notes.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    hftk compare (\S+)(.*)$", re.sub(r"\\\n *", "", page), re.M)
+    assert len(commands) > 3
+    for recipe, arguments in commands:
+        plan_comparison(recipe, arguments)
+    assert all(
+        (Path(__file__).parents[1] / "docs" / picture).exists() for picture in re.findall(r"\]\((.+png)\)", page)
+    )
+
+
+def plan_comparison(recipe: str, arguments: str) -> None:
+    """Reads what `hftk compare` would run."""
+    words = shlex.split(arguments)
+    vary = words.index("--vary")
+    planned_runs(find_recipe(recipe), read_vary([words[vary + 1]]), words[:vary] + words[vary + 2 :])
 
 
 def test_a_file_comes_before_a_carried_recipe(tmp_path, monkeypatch):

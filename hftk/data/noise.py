@@ -211,6 +211,37 @@ def _permute_sentences(
     return ids[np.lexsort((rng.random(len(ids))[sentence], document))]
 
 
+def shuffled_words(
+    noised: Noised, text: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary, labels_follow: bool
+) -> Noised:
+    """
+    The same noise with the words of each source in random order, as a model without positions sees them anyway.
+
+    Args:
+        noised (`Noised`):
+            Documents with noise, without special tokens round them.
+        text (`np.ndarray` of shape `(sum of source_lengths,)`, int64):
+            Ids that tell where the sources' words begin: the sources, or what they were before masks hid it.
+        rng (`np.random.Generator`):
+            Where all chance comes from.
+        vocabulary (`Vocabulary`):
+            Tells words.
+        labels_follow (`bool`):
+            True where each token of the source has its own label, which moves with it (masked_lm). False leaves the
+            labels in their order: they are what a decoder writes.
+
+    Returns:
+        `Noised`: of the same lengths.
+    """
+    word_lengths, words = _split_words(text, noised.source_lengths, vocabulary)
+    document = np.repeat(np.arange(len(words)), words)  # [W]
+    drawn = np.lexsort((rng.random(len(document)), document))  # [W]
+    lengths = word_lengths[drawn]
+    order = np.repeat(_starts(word_lengths)[drawn] - _starts(lengths), lengths) + np.arange(len(text))
+    labels = noised.labels[order] if labels_follow else noised.labels
+    return noised._replace(source=noised.source[order], labels=labels)
+
+
 def _starts(counts: np.ndarray) -> np.ndarray:
     """Where each group begins in a flat array of groups of `counts` items."""
     return np.cumsum(counts) - counts

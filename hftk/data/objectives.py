@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from hftk.data.noise import IGNORED, Noised, count_noise, infilling, masked_lm, span_corruption
+from hftk.data.noise import IGNORED, Noised, count_noise, infilling, masked_lm, shuffled_words, span_corruption
 from hftk.data.vocabulary import OBJECTIVES, Vocabulary
 from hftk.errors import UsageError
 
@@ -71,6 +71,7 @@ class Objective:
         self.arguments = arguments
         self.vocabulary = vocabulary
         self.is_mixture = arguments.name == "mixture"
+        self.shuffles_words = False
         weights: dict[str, float] = dict(arguments.weights) if self.is_mixture else {arguments.name: 1.0}
         self.names = [name for name in OBJECTIVES if weights.get(name, 0) > 0]
         self.shares = np.array([weights[name] for name in self.names]) / sum(weights.values())
@@ -87,6 +88,15 @@ class Objective:
         narrowed = copy.copy(self)
         narrowed.names, narrowed.shares = [name], np.ones(1)
         return narrowed
+
+    def with_shuffled_words(self) -> "Objective":
+        """
+        The same objective under the same noise, whose sources have the words of each document in random order. What is
+        to be predicted stays the same, so the loss says how much a model makes of the order of its input.
+        """
+        shuffling = copy.copy(self)
+        shuffling.shuffles_words = True
+        return shuffling
 
     def draw(self, seed: int, batch: int) -> str:
         """The name of the objective of a global batch: a pure function of the seed and the batch's index."""
@@ -138,10 +148,15 @@ class Objective:
         before = [vocabulary.bos, vocabulary.modes[name]] if self.is_mixture else [vocabulary.bos]
         if name == "masked_lm":
             noised = masked_lm(ids, lengths, rng, vocabulary, density)
-            labels = _surround(noised.labels, noised.label_lengths, [IGNORED] * len(before), [IGNORED])
         else:
             corrupt = span_corruption if name == "span_corruption" else infilling
             noised = corrupt(ids, lengths, rng, vocabulary, density, self.arguments.mean_span_length)
+        if self.shuffles_words:
+            text = ids if name == "masked_lm" else noised.source
+            noised = shuffled_words(noised, text, rng, vocabulary, labels_follow=name == "masked_lm")
+        if name == "masked_lm":
+            labels = _surround(noised.labels, noised.label_lengths, [IGNORED] * len(before), [IGNORED])
+        else:
             labels = _surround(noised.labels, noised.label_lengths, [], [vocabulary.eos])
         return Noised(*_surround(noised.source, noised.source_lengths, before, [vocabulary.eos]), *labels)
 

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+LAYER_GRADIENT = "grad_norm_"  # how the names of layers' gradient norms begin in a log
 LOWER_IS_BETTER = ("loss", "bits_per_byte", "mse")  # how the names of such scores end
 
 
@@ -73,7 +76,8 @@ def plot_confusion(wanted: list[str], predicted: list[str], path: Path) -> None:
 
 def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """
-    The losses of several runs in one picture, a colour each: a line for validation, dots for training; as a PNG.
+    The losses of several runs in one picture, a colour each: a line for validation, a dashed one for validation with
+    shuffled words where that was measured, dots for training; as a PNG.
 
     Args:
         logs (`dict[str, list[dict[str, Any]]]`): by a run's name the lines of its `log.jsonl`.
@@ -86,14 +90,61 @@ def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for name, log in logs.items():
-        validation, training = ([line for line in log if key in line] for key in ("eval_loss", "loss"))
-        steps, losses = [line["step"] for line in validation], [line["eval_loss"] for line in validation]
-        [drawn] = axes.plot(steps, losses, marker="o", markersize=3, label=name)
-        steps, losses = [line["step"] for line in training], [line["loss"] for line in training]
-        axes.plot(steps, losses, ".", color=drawn.get_color(), alpha=0.3, markersize=3)
-    axes.set(xlabel="step", ylabel="loss (nats a predicted token)", title="validation (line) and training (dots)")
+        [drawn] = axes.plot(*logged(log, "eval_loss"), marker="o", markersize=3, label=name)
+        color = drawn.get_color()
+        axes.plot(*logged(log, "eval_shuffled_loss"), "--", color=color)
+        axes.plot(*logged(log, "loss"), ".", color=color, alpha=0.3, markersize=3)
+    shuffled = any("eval_shuffled_loss" in line for log in logs.values() for line in log)
+    title = f"validation (line){', with shuffled words (dashed)' if shuffled else ''} and training (dots)"
+    axes.set(xlabel="step", ylabel="loss", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def logged(log: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The steps at which `name` was logged, and what it was."""
+    lines = [line for line in log if name in line]
+    return [line["step"] for line in lines], [line[name] for line in lines]
+
+
+def layer_gradients(log: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The logged gradient norms of each layer by its name, from the input to the output."""
+    names = [name for name in next((line for line in log if "loss" in line), {}) if name.startswith(LAYER_GRADIENT)]
+    return {name.removeprefix(LAYER_GRADIENT): logged(log, name)[1] for name in names}
+
+
+def plot_layer_gradients(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """
+    The gradient norm of each layer, at the first logged step and in the median of all, a line for each run; as a PNG.
+
+    Args:
+        logs (`dict[str, list[dict[str, Any]]]`):
+            By a run's name the lines of its `log.jsonl`. One that lacks the gradients of layers is left out.
+        path (`Path`): the file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(8, 4.2), sharey=True, layout="constrained")
+    for name, log in logs.items():
+        norms = layer_gradients(log)
+        if not norms:
+            continue
+        layers = [layer.replace(".layers.", " ") for layer in norms]
+        first, middle = zip(*((steps[0], np.median(steps)) for steps in norms.values()), strict=True)
+        for axes, values in zip(panels, (first, middle), strict=True):
+            axes.plot(layers, values, marker="o", markersize=4, label=name)
+    for axes, title in zip(panels, ("at the first logged step", "median of all logged steps"), strict=True):
+        axes.set(yscale="log", title=title)
+        axes.tick_params(axis="x", rotation=45)
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="gradient norm of the layer")
+    panels[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -16,6 +16,24 @@ from hftk.training.trainer import HftkTrainer
 
 
 @dataclass
+class MeasureArguments:
+    """
+    What a run measures beside the loss, to see what a choice of architecture does.
+
+    Args:
+        shuffled_words (`bool`, defaults to `False`):
+            Evaluate the held-out rows also with the words of each input in random order: `eval_shuffled_loss` and
+            `eval_shuffled_bits_per_byte`. Without positions they equal those in order.
+        layer_gradients (`bool`, defaults to `False`):
+            Log the gradient norm of each layer before clipping, and draw it. Each process measures the gradients that
+            it holds; under DDP these are all.
+    """
+
+    shuffled_words: bool = False
+    layer_gradients: bool = False
+
+
+@dataclass
 class HeldOut:
     """
     Held-out rows of one objective and what is known of their labels before any model sees them.
@@ -79,6 +97,19 @@ def negative_log_likelihood(
     return accelerator.reduce(total, "sum").item()
 
 
+def layer_gradient_norms(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """
+    L2 norm of the gradient of all parameters of each layer, a scalar by the layer's name (`encoder.layers.0`), from the
+    input to the output.
+    """
+    gradients: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        stack, layers, rest = name.partition(".layers.")
+        if layers and parameter.grad is not None:
+            gradients.setdefault(f"{stack}{layers}{rest.split('.')[0]}", []).append(parameter.grad)
+    return {layer: torch.nn.utils.get_total_norm(tensors) for layer, tensors in gradients.items()}
+
+
 class PretrainingTrainer(HftkTrainer):
     """
     The Trainer of `hftk pretrain`. Rows are read in order (each is a function of the seed and its index, see
@@ -87,31 +118,59 @@ class PretrainingTrainer(HftkTrainer):
 
     Args:
         held_out (`dict[str, HeldOut]`): what to evaluate on, by objective.
+        shuffled (`dict[str, HeldOut]`): the same with shuffled words, for `eval_shuffled_loss` and so on; may be empty.
+        layer_gradients (`bool`): log `grad_norm_encoder.layers.0` and so on beside `grad_norm`.
         others: those of [`transformers.Trainer`].
     """
 
-    def __init__(self, *args: Any, held_out: dict[str, HeldOut], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        held_out: dict[str, HeldOut],
+        shuffled: dict[str, HeldOut],
+        layer_gradients: bool,
+        **kwargs: Any,
+    ):
         super().__init__(*args, eval_dataset={name: part.rows for name, part in held_out.items()}, **kwargs)
         self.held_out = held_out
+        self.shuffled = shuffled
+        self.layer_gradients = layer_gradients
+        self._layer_gradients: dict[str, torch.Tensor] = {}
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.layer_gradients and self.accelerator.sync_gradients:  # the last of a step's accumulated batches
+            self._layer_gradients = layer_gradient_norms(self.model)
+        return loss
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        metrics: dict[str, float] = {f"{metric_key_prefix}_loss": 0.0, f"{metric_key_prefix}_bits_per_byte": 0.0}
-        for name, part in self.held_out.items():
+        metrics = self._scores(self.held_out, metric_key_prefix)
+        if self.shuffled:
+            metrics |= self._scores(self.shuffled, f"{metric_key_prefix}_shuffled")
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _scores(self, parts: dict[str, HeldOut], prefix: str) -> dict[str, float]:
+        metrics: dict[str, float] = {f"{prefix}_loss": 0.0, f"{prefix}_bits_per_byte": 0.0}
+        for name, part in parts.items():
             nats = negative_log_likelihood(
                 self.model, part.rows, self.args.per_device_eval_batch_size, self.accelerator
             )
             loss = nats / int(part.label_counts.sum())
             bits_per_byte = nats / math.log(2) / part.label_bytes
-            metrics[f"{metric_key_prefix}_{name}_loss"] = loss
-            metrics[f"{metric_key_prefix}_{name}_bits_per_byte"] = bits_per_byte
-            metrics[f"{metric_key_prefix}_loss"] += part.weight * loss
-            metrics[f"{metric_key_prefix}_bits_per_byte"] += part.weight * bits_per_byte
-        self.log(metrics)
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            metrics[f"{prefix}_{name}_loss"] = loss
+            metrics[f"{prefix}_{name}_bits_per_byte"] = bits_per_byte
+            metrics[f"{prefix}_loss"] += part.weight * loss
+            metrics[f"{prefix}_bits_per_byte"] += part.weight * bits_per_byte
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         rows: PackedRows = self.train_dataset
         # the Trainer takes all the rows of a run for one epoch
         self.state.epoch = self.state.global_step * rows.rows_per_batch / rows.rows_per_epoch
+        if "loss" in logs:
+            logs |= {f"grad_norm_{layer}": norm.item() for layer, norm in self._layer_gradients.items()}
         super().log(logs, start_time)

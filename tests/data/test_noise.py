@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -6,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftk.data.noise import IGNORED, LONGEST_WORD, Noised, count_noise, infilling, masked_lm, span_corruption
+from hftk.data.noise import (
+    IGNORED,
+    LONGEST_WORD,
+    Noised,
+    count_noise,
+    infilling,
+    masked_lm,
+    shuffled_words,
+    span_corruption,
+)
 from hftk.data.vocabulary import Vocabulary
 
 SPECIAL = 20  # ids 0..19: pad, bos, eos, mask, three modes, 13 sentinels
@@ -297,3 +307,29 @@ def test_noise_leaves_its_input_alone(noise: Callable[..., Noised]) -> None:
     original = ids.copy()
     noise(ids, np.array([50, 60]), np.random.default_rng(0), VOCABULARY)
     assert np.array_equal(ids, original)
+
+
+# shuffled words
+
+
+@given(lengths=document_lengths, seed=seeds, labels_follow=st.booleans())
+def test_shuffled_words_stay_whole_and_in_their_document_and_labels_follow_if_told(
+    lengths: list[int], seed: int, labels_follow: bool
+) -> None:
+    ids = distinct(lengths)
+    noised = Noised(ids, np.array(lengths), ids + SIZE, np.array(lengths))
+    shuffled = shuffled_words(noised, ids, np.random.default_rng(seed), VOCABULARY, labels_follow)
+    assert np.array_equal(shuffled.labels, shuffled.source + SIZE if labels_follow else noised.labels)
+    for original, source, _ in documents(ids, shuffled, lengths):
+        assert sorted(original) == sorted(source)
+        for word in split_words(original, VOCABULARY):
+            place = source.index(original[word[0]])
+            assert source[place : place + len(word)] == [original[token] for token in word]
+
+
+def test_all_orders_of_words_are_equally_likely() -> None:
+    ids, vocabulary = np.arange(SPECIAL, SPECIAL + 3), make_vocabulary(starts_word=1)
+    noised = Noised(ids, np.array([3]), ids, np.array([3]))
+    rng = np.random.default_rng(0)
+    orders = Counter(tuple(shuffled_words(noised, ids, rng, vocabulary, True).source.tolist()) for _ in range(1200))
+    assert len(orders) == 6 and min(orders.values()) > 150

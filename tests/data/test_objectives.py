@@ -138,3 +138,47 @@ def test_values_out_of_range_are_named(arguments: dict[str, Any], message: str) 
 def test_a_token_that_the_tokenizer_lacks_is_named(name: Any, lacks: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Objective(ObjectiveArguments(name), Vocabulary(**(vars(VOCABULARY) | lacks)))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=5), seed=st.integers(0, 1000))
+def test_shuffled_words_are_noised_and_predicted_as_they_would_be_in_order(
+    name: str, lengths: list[int], seed: int
+) -> None:
+    objective = Objective(ObjectiveArguments(weights=ALL), VOCABULARY).only(name)
+    ids, lengths_array = make_ids(lengths), np.array(lengths)
+    ordered, shuffled, again = (
+        each.noise(name, ids, lengths_array, np.random.default_rng(seed))
+        for each in (objective, objective.with_shuffled_words(), objective.with_shuffled_words())
+    )
+    assert all(map(np.array_equal, shuffled, again))
+    assert np.array_equal(shuffled.source_lengths, ordered.source_lengths)
+    ends = np.cumsum(ordered.source_lengths)
+    for one, other in zip(np.split(ordered.source, ends), np.split(shuffled.source, ends), strict=True):
+        assert one[:2].tolist() == other[:2].tolist() and one[-1:].tolist() == other[-1:].tolist()  # special tokens
+        assert sorted(one) == sorted(other)
+    if name == "masked_lm":
+        pairs = [sorted(zip(noised.source, noised.labels, strict=True)) for noised in (ordered, shuffled)]
+        assert pairs[0] == pairs[1]
+    else:
+        assert np.array_equal(shuffled.labels, ordered.labels)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_shuffling_changes_the_order(name: Any) -> None:
+    objective = Objective(ObjectiveArguments(name), VOCABULARY)
+    ordered, shuffled = (
+        each.noise(name, make_ids([50]), np.array([50]), np.random.default_rng(0))
+        for each in (objective, objective.with_shuffled_words())
+    )
+    assert ordered.source.tolist() != shuffled.source.tolist()
+
+
+def test_words_of_which_masked_lm_hides_tokens_are_shuffled_whole() -> None:
+    starts = VOCABULARY.starts_word[VOCABULARY.random_tokens]
+    first, later = VOCABULARY.random_tokens[starts][:20], VOCABULARY.random_tokens[~starts][:20]
+    words = np.stack([first, later, later[::-1]], axis=1)  # [20 words, 3 tokens]
+    objective = Objective(ObjectiveArguments("masked_lm", noise_density=0.5), VOCABULARY).with_shuffled_words()
+    noised = objective.noise("masked_lm", words.ravel(), np.array([words.size]), np.random.default_rng(0))
+    restored = np.where(noised.labels == IGNORED, noised.source, noised.labels)[1:-1].reshape(-1, 3)
+    assert sorted(restored.tolist()) == sorted(words.tolist()) != restored.tolist()
