@@ -1,98 +1,26 @@
-"""What each way of transfer promises: what stays as it was to the bit, what moves and when, and what is forgotten."""
+"""What each way of transfer promises: what stays as it was to the bit, and what moves, when."""
 
 import json
 import math
-import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, TrainerCallback
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hftk import HftkForSequenceClassification
 from hftk.errors import UsageError
 from hftk.evaluate import evaluate
-from hftk.finetune import finetune
-from hftk.finetune_recipe import load_finetune_recipe
-from hftk.model.modeling_hftk import HftkEncoder
-from hftk.predict import load_task_model, predict
-from hftk.pretrain import pretrain
-from hftk.recipe import PretrainRecipe, load_recipe
+from hftk.predict import load_task_model
 from hftk.recipe_files import find_recipe
-from hftk.tasks.rows import write_rows
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.transfer import stages
 
-order = random.Random(0)
-ANIMALS, VERBS = ["고양이가", "개가", "새가", "소가"], ["잔다", "먹는다", "운다"]
-PAIRS = [(order.choice(ANIMALS), order.choice(VERBS)) for _ in range(64)]
-ROWS: dict[str, list[dict]] = {
-    "n21": [{"text": f"{animal} {verb}", "label": verb} for animal, verb in PAIRS],
-    "n2n": [{"tokens": [animal, verb], "labels": ["N", "V"]} for animal, verb in PAIRS],
-    "n2path": [{"tokens": [animal, verb], "head": [2, 0], "deprel": ["nsubj", "root"]} for animal, verb in PAIRS],
-    "n2m": [{"source": animal, "target": verb} for animal, verb in PAIRS],
-}
-SHARED = ["n21", "n2n", "n2path"]
-TRAINING = {"max_steps": 6, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "save_strategy": "no"}
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory) -> Path:
-    """A backbone of two layers and its raw text, pretrained for a moment."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    lines = [f"{order.choice(ANIMALS)} {order.choice(VERBS)} {number % 7}" for number in range(400)]
-    (folder / "raw.txt").write_text("\n".join(lines), encoding="utf-8")
-    (folder / "recipe.yaml").write_text(
-        f"""
-output: {folder}/run
-model: {{d_model: 32, encoder_layers: 2, decoder_layers: 1, encoder_attention_heads: 2, decoder_attention_heads: 2,
-  encoder_ffn_dim: 48, decoder_ffn_dim: 48, ngram_order: 2, ngram_vocab_size: 64, ngram_dim: 8}}
-tokenizer: {{vocab_size: 400}}
-data: {{train_files: [{folder}/raw.txt], validation_share: 0.2, max_source_length: 64, max_target_length: 64}}
-budget: {{steps: 30}}
-training: {{per_device_train_batch_size: 4, learning_rate: 5.0e-3, use_cpu: true, disable_tqdm: true}}
-"""
-    )
-    pretrain(load_recipe(folder / "recipe.yaml", [], PretrainRecipe))
-    return folder / "run"
-
-
-@pytest.fixture
-def run(pretrained, tmp_path):
-    """run(transfer, shape, …): the metrics of a fine-tuning into `tmp_path`/run."""
-
-    def make(transfer: str = "", shape: str = "n21", model: Path = pretrained, output: str = "run", top="", **training):
-        data = tmp_path / f"{shape}.jsonl"
-        write_rows(ROWS[shape], data)
-        recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(
-            f"""
-output: {tmp_path}/{output}
-model: {model}
-task: {{name: {shape}}}
-data: {{train_files: [{data}], validation_files: [{data}]}}
-transfer: {{{transfer}}}
-training: {json.dumps(TRAINING | {"use_cpu": True, "disable_tqdm": True} | training)}
-{top}
-"""
-        )
-        return finetune(load_finetune_recipe(recipe, []))
-
-    return make
-
-
-def backbone(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix("backbone."): tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
-        if not name.startswith(("classifier", "lm_head"))
-    }
-
+from .conftest import backbone
 
 DROPOUT = "config_overrides: {dropout: 0.3}"
 
@@ -256,70 +184,6 @@ def test_another_method_of_peft_is_taken_by_its_config(run):
     assert metrics["trainable_parameters"] == 3 * 33 + 2 * (32 + 32 + 48)
 
 
-def test_retention_before_is_what_pretraining_measured(run, pretrained):
-    measured = json.loads((pretrained / "metrics.json").read_text())
-    metrics = run("retention_rows: 1000", max_steps=1)
-    assert metrics["retention_before"] == pytest.approx(measured["eval_bits_per_byte"], abs=1e-6)
-    assert metrics["retention_after"] != metrics["retention_before"]
-
-
-def test_the_heads_of_earlier_tasks_are_asked_before_and_after(run, tmp_path):
-    first = run("method: last_layer", "n2n", output="words", max_steps=40)
-    still = run(f"method: last_layer, earlier_tasks: [{tmp_path}/words]", output="still")
-    assert still["earlier_words_accuracy_before"] == still["earlier_words_accuracy_after"] == first["eval_accuracy"]
-    for number, transfer in enumerate(("method: full", "method: lora")):
-        moved = run(f"{transfer}, earlier_tasks: [{tmp_path}/words]", output=f"moved-{number}")
-        assert moved["earlier_words_loss_before"] == pytest.approx(first["eval_loss"])
-        assert moved["earlier_words_loss_after"] != moved["earlier_words_loss_before"]
-
-
-@pytest.mark.parametrize("shape", ["n21", "n2path", "n2m"])
-def test_replay_wise_and_l2_forget_less(shape, run):
-    forgotten = {}
-    for name, transfer in {"none": "", "replay": "replay: 0.5", "wise": "wise: 0.3", "l2": "l2: 10.0"}.items():
-        metrics = run(transfer, shape, output=name, max_steps=20)
-        forgotten[name] = metrics["retention_after"] - metrics["retention_before"]
-    assert forgotten["none"] > 0.05
-    assert all(forgotten[name] < 0.8 * forgotten["none"] for name in ("replay", "wise", "l2")), forgotten
-
-
-def test_wise_at_nought_is_the_pretrained_backbone_under_the_new_head(run, pretrained, tmp_path):
-    metrics = run("wise: 0.0")
-    before, after = backbone(pretrained), backbone(tmp_path / "run")
-    assert all(torch.equal(before[name], after[name]) for name in before.keys() & after.keys())
-    assert metrics["retention_after"] == metrics["retention_before"]
-
-
-def test_a_model_that_is_not_ours_is_asked_what_it_was_trained_on(run, pretrained, tmp_path):
-    config = BertConfig(
-        vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
-        pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
-    for file in pretrained.glob("tokenizer*.json"):
-        shutil.copy(file, tmp_path / "bert")
-    metrics = run(f"raw_files: [{pretrained.parent}/raw.txt]", model=tmp_path / "bert")
-    # untrained, it spreads its guess evenly over 400 tokens
-    assert math.log2(400) / 12 < metrics["retention_before"] < math.log2(400)
-    assert metrics["retention_after"] != metrics["retention_before"]
-
-
-def test_of_a_model_that_was_fine_tuned_before_it_is_said_that_nothing_is_measured(run, tmp_path, capsys):
-    run(output="first", max_steps=1)
-    assert "retention_before" not in run(model=tmp_path / "first", max_steps=1)
-    assert "was fine-tuned, and no longer has all parts" in capsys.readouterr().out
-
-
-def test_without_raw_text_it_is_said_that_nothing_is_measured(run, pretrained, tmp_path, capsys):
-    shutil.copytree(pretrained, tmp_path / "bare", ignore=shutil.ignore_patterns("data"))
-    metrics = run(model=tmp_path / "bare", max_steps=1)
-    assert "retention_before" not in metrics
-    assert "what is forgotten is not measured" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="raw_files"):
-        run("replay: 0.1", model=tmp_path / "bare")
-
-
 @pytest.mark.parametrize(
     ("transfer", "words"),
     [
@@ -341,40 +205,6 @@ def test_a_head_that_is_the_embeddings_has_no_last_layer(run):
     with pytest.raises(UsageError, match="give transfer.last_layers 1 or more"):
         run("method: last_layer", "n2m")
     assert run("method: last_layer, last_layers: 1", "n2m")["trainable_parameters"] > 0
-
-
-def test_heads_over_one_backbone_read_it_once_and_predict_what_each_predicts_alone(run, tmp_path, monkeypatch):
-    rows = [{**one, **two, **three} for one, two, three in zip(*(ROWS[shape] for shape in SHARED), strict=True)]
-    data, alone = tmp_path / "all.jsonl", []
-    write_rows(rows, data)
-    for shape in SHARED:
-        run("method: last_layer, save_alone: true", shape, output=shape)
-        assert not (tmp_path / shape / "model.safetensors").exists()
-        predict(str(tmp_path / shape), str(data), str(tmp_path / "alone.jsonl"))
-        alone.append([json.loads(line) for line in (tmp_path / "alone.jsonl").read_text().splitlines()])
-    batches: list[object] = []
-    monkeypatch.setattr(HftkEncoder, "enter", count_calls(HftkEncoder.enter, batches))
-    predict([str(tmp_path / shape) for shape in SHARED], str(data), str(tmp_path / "together.jsonl"))
-    assert len(batches) == len(rows) / 32
-    together = [json.loads(line) for line in (tmp_path / "together.jsonl").read_text().splitlines()]
-    for shape, predicted in zip(SHARED, alone, strict=True):
-        for column in set(predicted[0]) & {"label", "labels", "head", "deprel"} & set(ROWS[shape][0]):
-            assert [row[column] for row in together] == [row[column] for row in predicted]
-
-
-def count_calls(function, calls):
-    def counted(*args, **kwargs):
-        calls.append(function)
-        return function(*args, **kwargs)
-
-    return counted
-
-
-def test_heads_over_another_backbone_are_refused(run, tmp_path):
-    run("method: last_layer", output="one")
-    run(output="other")
-    with pytest.raises(UsageError, match="other: its backbone is not that of"):
-        predict([str(tmp_path / "one"), str(tmp_path / "other")], str(tmp_path / "n21.jsonl"), str(tmp_path / "out"))
 
 
 @pytest.mark.slow
