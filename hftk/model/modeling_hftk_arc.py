@@ -151,7 +151,10 @@ class HftkRoot(nn.Module):
 
 
 class HftkScalarMix(nn.Module):
-    """A learned mean of all layers (Peters et al. 2018)."""
+    """
+    A learned mean of all layers, each normalised (Peters et al. 2018): the states of layers that have their
+    normalisation before them grow from layer to layer.
+    """
 
     def __init__(self, layers: int):
         super().__init__()
@@ -159,8 +162,8 @@ class HftkScalarMix(nn.Module):
 
     def forward(self, hidden_states: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """`layers` of (batch, tokens, width) → (batch, tokens, width)"""
-        layers = torch.stack(hidden_states, dim=-1)
-        return layers @ self.weight.softmax(dim=0).to(layers.dtype)
+        layers = [nn.functional.layer_norm(states, states.shape[-1:]) for states in hidden_states]
+        return torch.stack(layers, dim=-1) @ self.weight.softmax(dim=0).to(layers[0].dtype)
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:

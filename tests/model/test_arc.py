@@ -120,7 +120,7 @@ def test_the_scalar_mix_weighs_all_layers():
         model.config.scalar_mix = False
         model.backbone.layers = model.backbone.layers[:1]
         model.backbone.layer_norm = torch.nn.Identity()
-        model.backbone.layer_norm.forward = lambda states, mask: states
+        model.backbone.layer_norm.forward = lambda states, mask: torch.nn.functional.layer_norm(states, (32,))
         torch.testing.assert_close(mixed.arc_scores, model(**BATCH).arc_scores)
 
 
