@@ -349,6 +349,19 @@ class HftkFeedForward(nn.Module):
         return self.fc2(nn.functional.dropout(inner, p=self.activation_dropout, training=self.training))
 
 
+class HftkHeadTransform(nn.Module):
+    """What BERT does to the hidden states before the language modelling head: norm(act(W x))."""
+
+    def __init__(self, config: HftkConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.activation = ACT2FN[config.activation_function]
+        self.layer_norm = build_norm(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.layer_norm(self.activation(self.dense(hidden_states)))
+
+
 class HftkLayer(GradientCheckpointingLayer):
     """What both stacks' layers share: how a block is joined to the stream of hidden states."""
 
@@ -647,6 +660,8 @@ class HftkEncoder(HftkStack):
         super().__init__(config, config.encoder_attention_heads, layers, bidirectional=True)
         if config.ngram_order > 1:
             self.embed_ngrams = HftkNgramEmbeddings(config)
+        if config.type_vocab_size:
+            self.embed_token_types = nn.Embedding(config.type_vocab_size, config.d_model)
         self.post_init()
 
     @capture_outputs
@@ -656,6 +671,7 @@ class HftkEncoder(HftkStack):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
@@ -667,8 +683,14 @@ class HftkEncoder(HftkStack):
                 Only for packed rows: positions that restart at 0 with each document; documents do not see each other.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, d_model)`, *optional*):
                 instead of ids.
+            token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The segment of each token, by default 0; without `config.type_vocab_size` it means nothing.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
+        if self.config.type_vocab_size:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+            inputs_embeds = inputs_embeds + self.embed_token_types(token_type_ids)
         documents = self.documents(position_ids, attention_mask)
         window = self.config.attention_window
         mask = create_bidirectional_mask(
@@ -811,7 +833,7 @@ class HftkEncoderBase(HftkPreTrainedModel):
     Shared embedding and encoder, under the parameter names that every class has; a class built on it adds its head.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\."]  # a checkpoint of both stacks serves it too
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head"]  # a checkpoint of both stacks serves it too
     _tied_weights_keys = {"encoder.embed_tokens.weight": "shared.weight"}
 
     def __init__(self, config: HftkConfig):
@@ -848,6 +870,7 @@ class HftkEncoderDecoderBase(HftkPreTrainedModel):
     """Shared embedding, encoder and decoder; a class built on it adds its head."""
 
     _needs_objective: tuple[str, ...] = ("span_corruption", "infilling")
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head"]  # a checkpoint with a head serves it too
     _tied_weights_keys = {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
@@ -950,11 +973,23 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
 
     def __init__(self, config: HftkConfig):
         super().__init__(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.build_lm_head()
         self.post_init()
+
+    def build_lm_head(self) -> None:
+        config = self.config
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.lm_head_bias)
+        if config.lm_head_transform:
+            self.lm_head_transform = HftkHeadTransform(config)
+        if not config.tie_lm_head:
+            self._tied_weights_keys = {
+                name: source for name, source in self._tied_weights_keys.items() if name != "lm_head.weight"
+            }
 
     def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, length, d_model) → (batch, length, vocab_size)"""
+        if self.config.lm_head_transform:
+            hidden_states = self.lm_head_transform(hidden_states)
         return self.lm_head(hidden_states * self.config.d_model**-0.5 if self.config.scale_lm_head else hidden_states)
 
     @can_return_tuple
@@ -1040,9 +1075,10 @@ class HftkForMaskedLM(HftkEncoderBase):
 
     def __init__(self, config: HftkConfig):
         super().__init__(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.build_lm_head()
         self.post_init()
 
+    build_lm_head = HftkForConditionalGeneration.build_lm_head
     lm_logits = HftkForConditionalGeneration.lm_logits
 
     @can_return_tuple
