@@ -199,7 +199,7 @@ def make_plan(
         elif key in expected.optional:
             plan.defaults.append(key)
         else:
-            plan.missing.append(key)
+            plan.missing.append(key.removeprefix(expected.prefix))
     return plan
 
 

@@ -3,6 +3,7 @@ Levels 2 and 3 of the proof: a converted model computes what the original comput
 same. `io.npz` holds arrays `in_…` and `out_…`; `docs/tf_reference.py` makes one where the original still runs.
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 import transformers
 
 import hftk
-from hftk.convert.rules import Config
 from hftk.errors import UsageError
 
 # What others call them.
@@ -44,9 +44,7 @@ def load_model(folder: Path) -> transformers.PreTrainedModel:
     config = transformers.AutoConfig.from_pretrained(folder)
     [name] = config.architectures
     model_class = getattr(hftk if config.model_type == "hftk" else transformers, name)
-    model, info = model_class.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
+    model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     wrong = [kind for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
     if wrong:
         raise UsageError(f"{folder}: {name} does not load all of it: {wrong[0]} {sorted(info[wrong[0]])[:3]}")
@@ -97,13 +95,14 @@ def compare_outputs(folder: Path, reference: Path, atol: float) -> list[Row]:
     """
     inputs, wanted = read_reference(reference)
     model = load_model(folder)
-    known = {name: value for name, value in inputs.items() if name in _parameters(model)}
+    known = {name: value for name, value in inputs.items() if name in _inputs(model)}
     # What the model has no input for must say nothing: segments, all 0.
     lost = [name for name, value in inputs.items() if name not in known and value.any()]
     if lost:
         raise UsageError(f"{reference}: {type(model).__name__} has no input {lost[0]}")
     with torch.no_grad():
-        outputs = model(**known, output_hidden_states=True, **_without_cache(model))
+        cache = {"use_cache": False} if "decoder_input_ids" in known else {}  # T5's is wrong for unlike stacks
+        outputs = model(**known, output_hidden_states=True, **cache)
         rows = [_row(name, array, _output(outputs, name), atol) for name, array in wanted.items() if name != GENERATED]
         if GENERATED in wanted:
             rows.append(_compare_generation(model, inputs, wanted[GENERATED]))
@@ -128,18 +127,12 @@ def read_reference(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, np.nd
     return inputs, {name: outputs[name] for name in sorted(outputs, key=_order)}
 
 
-def _parameters(model: Any) -> set[str]:
-    names = set(model.forward.__wrapped__.__code__.co_varnames if hasattr(model.forward, "__wrapped__") else ())
-    names |= {"input_ids", "attention_mask"}
-    if model.config.is_encoder_decoder:
-        names |= {"decoder_input_ids", "decoder_attention_mask"}
+def _inputs(model: Any) -> set[str]:
+    """The inputs that a model takes."""
+    names = set(inspect.signature(model.forward).parameters) | {"input_ids", "attention_mask"}
     if getattr(model.config, "type_vocab_size", 0):
-        names.add("token_type_ids")
+        names.add("token_type_ids")  # hftk's classes hand it on to the encoder
     return names
-
-
-def _without_cache(model: Any) -> Config:
-    return {"use_cache": False} if model.config.is_encoder_decoder else {}
 
 
 def _row(name: str, wanted: np.ndarray, found: np.ndarray | None, atol: float) -> Row:

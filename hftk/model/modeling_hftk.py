@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -455,6 +456,15 @@ class HftkDecoderLayer(HftkLayer):
         return self.join(hidden_states, self.final_layer_norm, self.feed_forward, token_mask)
 
 
+def refuse_tensorflow(folder: str, options: dict) -> None:
+    """Raises `ValueError` for a folder with TensorFlow's weights and none of torch's."""
+    path = Path(folder, options.get("subfolder") or "")
+    has_torch = any(path.glob("*.safetensors*")) or any(path.glob("*.bin*"))
+    found = [name for pattern in ("tf_model.h5*", "*.weights.h5", "*.keras", "*.ckpt.index") for name in path.glob(pattern)]
+    if options.get("from_tf") or (found and not has_torch):
+        raise ValueError(f"{folder} holds TensorFlow's weights; convert them: `hftk convert {folder} NEW --to hftk`")
+
+
 class HftkPreTrainedModel(PreTrainedModel):
     """Weight initialisation, loading, and what transformers asks about the architecture."""
 
@@ -487,13 +497,23 @@ class HftkPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """
-        As in transformers, except that a class refuses weights whose part it needs was never trained.
+        As in transformers, except that a class refuses weights whose part it needs was never trained, and TensorFlow's,
+        which transformers would leave out without a word.
 
         Raises:
-            ValueError: in one line that names the objective that is missing.
+            ValueError: in one line that names the objective that is missing, or how to convert.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        refuse_tensorflow(pretrained_model_name_or_path, kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True})
+        model, info = loaded
+        missing = sorted(name for name in info["missing_keys"] if name.startswith(("shared.", "encoder.", "decoder.")))
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, {missing[0]} for one; if "
+                f"it holds another program's weights: `hftk convert {pretrained_model_name_or_path} NEW --to hftk`"
+            )
+        if not kwargs.get("output_loading_info"):
+            loaded = model
         trained = model.config.trained_objectives
         if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
             raise ValueError(
