@@ -249,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     converting.add_argument("target", metavar="DST", help="a new folder")
     converting.add_argument("--from", dest="names", metavar="NAMES", help="whose names SRC has: torch, tf, google, …")
     converting.add_argument("--to", metavar="FORM", help="torch, hftk or tf; from TensorFlow, torch is the default")
-    converting.add_argument("--arch", metavar="CLASS", help="of transformers: BertForMaskedLM; by default that of the config")
+    converting.add_argument(
+        "--arch", metavar="CLASS", help="of transformers: BertForMaskedLM; by default that of the config"
+    )
     converting.add_argument("--config", metavar="FILE", help="by default what lies beside the weights")
     converting.add_argument("--reference", metavar="io.npz", help="what the original computes, to compare with")
     converting.add_argument("--atol", type=float, default=2e-5, help="largest difference from it (default 2e-5)")

@@ -15,11 +15,11 @@ import transformers
 import hftk
 from hftk.convert.detection import Source, identify
 from hftk.convert.expected import Expected, expected_by_hftk, expected_by_torch
-from hftk.convert.family import Family
-from hftk.convert.plan import Plan, make_plan, source_names, to_torch
+from hftk.convert.plan import make_plan, torch_names
 from hftk.convert.proof import Mover, check_plan_computed, is_proof, prove
 from hftk.convert.readers import open_weights
 from hftk.convert.rules import Config, Naming
+from hftk.convert.weights import Weights
 from hftk.convert.writing import h5_path, write_h5, write_safetensors
 from hftk.errors import UsageError
 
@@ -71,7 +71,9 @@ class Report:
     def ok(self) -> bool:
         """Whether nothing is left over, and all that was checked is equal."""
         proved = all(is_proof(row["round_trip"]) for row in self.tensors)
-        return proved and not self.unused and not self.missing and all(row["equal"] is not False for row in self.outputs)
+        return (
+            proved and not self.unused and not self.missing and all(row["equal"] is not False for row in self.outputs)
+        )
 
 
 def convert(
@@ -130,9 +132,11 @@ def convert(
     if to == found.naming_name:
         raise UsageError(f"{weights.source}: its names are {to}'s already; choose another --to")
     family, naming = found.family, found.naming
-    theirs, expected, target_config = _target(found, to, arch, weights)
-    plan = make_plan(weights, family, (naming, theirs), expected, found.config, _stored_dtype(to, dtype))
+    theirs, expected, by_torch, target_config = _target(found, to, arch, weights)
+    plan = make_plan(weights, family, (naming, theirs), expected, by_torch, found.config, dtype)
     plan.allow(allow or [])
+    if to == "tf" and any(step.dtype == "bfloat16" for step in plan.steps):
+        raise UsageError(f"{weights.source}: holds bfloat16, which tf_model.h5 does not; add --dtype float32")
     report = Report(
         str(weights.source), str(target), family.model_type, found.naming_name, to, expected.class_name, found.facts(),
         unused=plan.unused, missing=plan.missing, defaults=plan.defaults, skipped=plan.skipped,
@@ -165,39 +169,36 @@ def _check_options(target: Path, to: str | None, dtype: str | None, reference: A
         raise UsageError(f"--to {to}: no such target; choose one of {', '.join(TARGETS)}")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
+    if to == "tf" and dtype == "bfloat16":
+        raise UsageError("--dtype bfloat16: tf_model.h5 has none; choose float32 or float16")
     if reference is not None and to == "tf":
         raise UsageError("--reference: tf_model.h5 runs in TensorFlow only; compare it with its torch source")
     if target.exists() and not dry_run:
         raise UsageError(f"{target}: is there already; name a new folder")
 
 
-def _stored_dtype(to: str, dtype: str | None) -> str | None:
-    """`tf_model.h5` has no bfloat16: without a wish it is written as float32 by [`make_plan`]."""
-    if to == "tf" and dtype == "bfloat16":
-        raise UsageError("--dtype bfloat16: tf_model.h5 has none; choose float32 or float16")
-    return dtype
-
-
-def _target(found: Source, to: str, arch: str | None, weights: Any) -> tuple[Naming | None, Expected, Config]:
-    """The names, the tensors and the configuration of the target."""
+def _target(
+    found: Source, to: str, arch: str | None, weights: Weights
+) -> tuple[Naming | None, Expected, Expected, Config]:
+    """The names, the tensors and the configuration of the target, and the tensors of torch's class with its parts."""
     family = found.family
-    named = source_names(weights, found.naming)
-    there = {renamed[0] for name in named.values() if (renamed := to_torch(family, found.naming, name))}
+    there = {renamed[0] for renamed in torch_names(weights, family, found.naming).values() if renamed}
     asked = [arch] if arch else [*found.architectures, *family.hftk_classes]
     if to == "hftk":
         asked = [name for name in asked if name in family.hftk_classes] or [*family.hftk_classes]
-    by_torch = [expected_by_torch(family, name, found.config, stored_only=to == "torch") for name in asked]
-    expected = _fullest(by_torch, there | set(family.computed))
+    classes = [expected_by_torch(family, name, found.config, stored_only=to == "torch") for name in asked]
+    by_torch = _fullest(classes, there | set(family.computed))
     if to != "hftk":
-        config = {**found.raw_config, "architectures": [expected.class_name]}
-        return (None if to == "torch" else family.namings["tf"]), expected, config
+        config = {**found.raw_config, "architectures": [by_torch.class_name]}
+        return (None if to == "torch" else family.namings["tf"]), by_torch, by_torch, config
     hftk_config = family.to_hftk(found.config, there)
-    class_name = family.hftk_classes[expected.class_name]
+    class_name = family.hftk_classes[by_torch.class_name]
     if class_name == "HftkEncoderModel":
         hftk_config.trained_objectives = []  # its head is not there
     return (
         found.hftk_naming(hftk_config),
         expected_by_hftk(class_name, hftk_config),
+        by_torch,
         {**hftk_config.to_dict(), "architectures": [class_name]},
     )
 

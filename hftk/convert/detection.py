@@ -8,7 +8,7 @@ import hftk
 from hftk.convert.expected import torch_class, torch_config
 from hftk.convert.families import FAMILIES
 from hftk.convert.family import Family
-from hftk.convert.plan import source_names
+from hftk.convert.plan import torch_names
 from hftk.convert.rules import Config, Naming
 from hftk.convert.weights import Weights, parse_json
 from hftk.errors import UsageError
@@ -130,7 +130,9 @@ def _family_of_hftk(given: Config, arch: str | None) -> tuple[Family, Config]:
             reasons.append(str(error).removeprefix("config: "))
     if arch is not None and not reasons:
         raise UsageError(f"--arch {arch}: no class of {', '.join(FAMILIES)}")
-    raise UsageError(f"config: no family computes what this model does: {'; '.join(reasons) or 'its class has no equal'}")
+    raise UsageError(
+        f"config: no family computes what this model does: {'; '.join(reasons) or 'its class has no equal'}"
+    )
 
 
 def _best_naming(weights: Weights, names: str | None, model_type: Any) -> tuple[Family, str, Naming | None]:
@@ -146,16 +148,17 @@ def _best_naming(weights: Weights, names: str | None, model_type: Any) -> tuple[
                 if matched and (best is None or matched > best[0]):
                     best = matched, family, name, naming
     if best is None:
-        known = sorted({name for family in families for name in family.namings if not name.startswith("hftk")} | {"torch"})
+        known = sorted(
+            {name for family in families for name in family.namings if not name.startswith("hftk")} | {"torch"}
+        )
         example = next(iter(weights.tensors), "nothing")
         raise UsageError(f"{weights.source}: no table knows names like {example}; --from is one of {', '.join(known)}")
     return best[1:]
 
 
 def _matched(weights: Weights, family: Family, naming: Naming | None) -> int:
-    """How many tensors have a rule."""
-    named = source_names(weights, naming).values()
+    """How many tensors have a rule. torch's names have one wherever another program's lead to them."""
+    named = [renamed[0] for renamed in torch_names(weights, family, naming).values() if renamed]
     if naming is not None:
-        return sum(naming.to_torch(naming.bare(name)) is not None for name in named)
-    tables = family.namings.values()
-    return sum(any(t.from_torch(name) or t.from_torch(family.prefix + name) for t in tables) for name in named)
+        return len(named)
+    return sum(any(table.from_torch(name) for table in family.namings.values()) for name in named)

@@ -80,7 +80,9 @@ def expected_by_torch(family: Family, class_name: str, config: Config, stored_on
     """
     model_class = torch_class(family, class_name)
     if model_class is None:
-        raise UsageError(f"--arch {class_name} is no class of {family.model_type}; try {', '.join(family.hftk_classes)}")
+        raise UsageError(
+            f"--arch {class_name} is no class of {family.model_type}; try {', '.join(family.hftk_classes)}"
+        )
     with torch.device("meta"):
         model = model_class(model_class.config_class(**config))
     names = list(model.state_dict())

@@ -98,20 +98,37 @@ def _any_match(name: str, patterns: list[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def to_torch(family: Family, naming: Naming | None, name: str) -> tuple[str, Transform] | None:
-    """torch's name, that of the class with a head, for one in a source whose names are `naming`'s or torch's own."""
+# How torch's norms were called once; transformers still reads it.
+OLD_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
+
+
+def torch_names(weights: Weights, family: Family, naming: Naming | None) -> dict[str, tuple[str, Transform] | None]:
+    """
+    For each tensor of a source torch's name, that of the class with a head, and what happens on the way.
+
+    Args:
+        weights ([`Weights`]):
+            The source.
+        family ([`Family`]):
+            Its family.
+        naming (`Naming`, *optional*):
+            Whose names it has; `None` for torch's.
+
+    Returns:
+        `dict`: `None` for a tensor without a rule.
+    """
     if naming is not None:
-        return naming.to_torch(naming.bare(name))
-    known = any(other.from_torch(name) for other in family.namings.values())
-    return (name if known or name.startswith(family.prefix) else family.prefix + name), SAME
-
-
-def source_names(weights: Weights, naming: Naming | None) -> dict[str, str]:
-    """The names that rules are for: the variable's own where a checkpoint keeps it, unless they are places."""
-    return {
-        name: tensor.full_name if tensor.full_name and naming is not None else name
-        for name, tensor in weights.tensors.items()
-    }
+        # A checkpoint may keep a variable's own name beside its key, which is a path through objects.
+        named = {name: naming.bare(tensor.full_name or name) for name, tensor in weights.tensors.items()}
+        return {name: naming.to_torch(bare) for name, bare in named.items()}
+    prefix = "" if any(name.startswith(family.prefix) for name in weights.tensors) else family.prefix
+    found: dict[str, tuple[str, Transform] | None] = {}
+    for name in weights.tensors:
+        modern = name
+        for pattern, replacement in OLD_NAMES:
+            modern = re.sub(pattern, replacement, modern)
+        found[name] = (prefix + modern, SAME)
+    return found
 
 
 def make_plan(
@@ -119,6 +136,7 @@ def make_plan(
     family: Family,
     namings: tuple[Naming | None, Naming | None],
     expected: Expected,
+    by_torch: Expected,
     config: Config,
     dtype: str | None = None,
 ) -> Plan:
@@ -132,8 +150,8 @@ def make_plan(
             Of both.
         namings (`tuple[Naming | None, Naming | None]`):
             The names of the source and of the target; `None` for torch's.
-        expected ([`Expected`]):
-            The target, by its names, or by torch's if these are neither torch's nor hftk's.
+        expected, by_torch ([`Expected`]):
+            The target, by its names if it is hftk's, otherwise by torch's; and torch's class.
         config (`dict`):
             torch's configuration.
         dtype (`str`, *optional*):
@@ -146,11 +164,10 @@ def make_plan(
     plan = Plan(skipped=dict(weights.skipped))
     found: dict[str, list[str]] = {}
     transforms: dict[str, Transform] = {}
-    bare_names = source_names(weights, source_naming)
-    for name, bare in bare_names.items():
-        if renamed := to_torch(family, source_naming, bare):
+    for name, renamed in torch_names(weights, family, source_naming).items():
+        if renamed is not None:
             torch, transform = renamed
-            torch = expected.tied.get(torch, torch)
+            torch = by_torch.tied.get(torch, torch)
             found.setdefault(torch, []).append(name)
             transforms[torch] = transform
         else:
@@ -159,10 +176,9 @@ def make_plan(
     placed: dict[str, Step] = {}
     for torch, names in found.items():
         renamed = (torch, SAME) if target_naming is None else target_naming.from_torch(torch)
-        by_torch = target_naming is None or torch in expected.shapes
-        key = torch if by_torch else (renamed or ("",))[0]
+        key = torch if expected is by_torch else (renamed or ("",))[0]
         if renamed is None or key not in expected.shapes:
-            _leave_out(plan, family, expected, torch, names)
+            _leave_out(plan, family, by_torch, torch, names)
             continue
         target, from_torch = renamed
         source = weights.tensors[names[0]]
@@ -176,7 +192,7 @@ def make_plan(
             dtype if dtype and np.dtype(_numpy(source.dtype)).kind == "f" else source.dtype,
         )
         wanted = expected.shapes[key]
-        if by_torch and target_naming is not None:  # the rule alone knows the target's shape
+        if expected is by_torch and target_naming is not None:  # the rule alone knows the target's shape
             wanted = _shape_after(wanted, SAME, from_torch, config, key)
         if step.shape != wanted:
             raise UsageError(
@@ -185,22 +201,27 @@ def make_plan(
             )
         placed[key] = step
 
-    computed = {
-        (target_naming.from_torch(torch) or ("",))[0] if target_naming and torch not in expected.shapes else torch: torch
-        for torch in family.computed
-    }
     for key, shape in expected.shapes.items():
         if key in placed:
             plan.steps.append(placed[key])
-        elif key in computed:
-            torch = computed[key]
-            target = key if target_naming is None else (target_naming.from_torch(torch) or (key,))[0]
+        elif torch := _computed(family, target_naming, expected is by_torch, key):
+            target = key if target_naming is None else _renamed(target_naming, torch)
             plan.steps.append(Step(target, torch, (), SAME, SAME, shape, dtype or "float32"))
         elif key in expected.optional:
             plan.defaults.append(key)
         else:
             plan.missing.append(key.removeprefix(expected.prefix))
     return plan
+
+
+def _renamed(naming: Naming, torch: str) -> str:
+    return (naming.from_torch(torch) or (torch,))[0]
+
+
+def _computed(family: Family, naming: Naming | None, is_torch: bool, key: str) -> str:
+    """torch's name of a tensor that follows from the configuration; empty for another."""
+    names = {torch: torch if naming is None or is_torch else _renamed(naming, torch) for torch in family.computed}
+    return next((torch for torch, name in names.items() if name == key), "")
 
 
 def _leave_out(plan: Plan, family: Family, expected: Expected, torch: str, names: list[str]) -> None:

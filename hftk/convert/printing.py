@@ -18,7 +18,11 @@ def summary(report: Report) -> Iterator[str]:
     )
     for name, value in report.facts.items():
         yield f"  {name}: {value}"
-    for title, names in (("unused", report.unused), ("missing", report.missing), ("left to the class", report.defaults)):
+    for title, names in (
+        ("unused", report.unused),
+        ("missing", report.missing),
+        ("left to the class", report.defaults),
+    ):
         if names:
             yield f"{title}: {len(names)} ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
     for reason, count in Counter(report.skipped.values()).most_common():

@@ -1,7 +1,6 @@
 """Moves the numbers, and proves it: what was written, taken back tensor by tensor, is the source again, bit for bit."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,9 +69,7 @@ class Mover:
             )
 
 
-def check_computed(
-    weights: Weights, family: Family, torch: str, array: np.ndarray, name: str, config: Config
-) -> None:
+def check_computed(weights: Weights, family: Family, torch: str, array: np.ndarray, name: str, config: Config) -> None:
     """Raises `UsageError` if a tensor that the target computes is another one in the source."""
     wanted = family.computed[torch](config)
     difference = float(np.abs(wanted - array).max()) if wanted.shape == array.shape else float("inf")
@@ -145,5 +142,3 @@ def _round_trip(step: Step, mover: Mover, written: Weights, name: str) -> str:
 def is_proof(round_trip: str) -> bool:
     """Whether a row's `round_trip` is one that stands."""
     return round_trip.startswith(("bit-equal", "computed", "rounded from"))
-
-

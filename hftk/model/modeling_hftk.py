@@ -460,7 +460,9 @@ def refuse_tensorflow(folder: str, options: dict) -> None:
     """Raises `ValueError` for a folder with TensorFlow's weights and none of torch's."""
     path = Path(folder, options.get("subfolder") or "")
     has_torch = any(path.glob("*.safetensors*")) or any(path.glob("*.bin*"))
-    found = [name for pattern in ("tf_model.h5*", "*.weights.h5", "*.keras", "*.ckpt.index") for name in path.glob(pattern)]
+    found = [
+        name for pattern in ("tf_model.h5*", "*.weights.h5", "*.keras", "*.ckpt.index") for name in path.glob(pattern)
+    ]
     if options.get("from_tf") or (found and not has_torch):
         raise ValueError(f"{folder} holds TensorFlow's weights; convert them: `hftk convert {folder} NEW --to hftk`")
 
@@ -504,24 +506,24 @@ class HftkPreTrainedModel(PreTrainedModel):
             ValueError: in one line that names the objective that is missing, or how to convert.
         """
         refuse_tensorflow(pretrained_model_name_or_path, kwargs)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True})
-        model, info = loaded
-        missing = sorted(name for name in info["missing_keys"] if name.startswith(("shared.", "encoder.", "decoder.")))
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True}
+        )
+        trained = model.config.trained_objectives
+        if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} was trained on {', '.join(trained) or 'nothing'} alone; {cls.__name__} "
+                f"needs weights trained on {' or '.join(cls._needs_objective)}: continue with `hftk pretrain RECIPE "
+                f"--model {pretrained_model_name_or_path} --objective.name {cls._needs_objective[0]}`"
+            )
+        needed = ("shared.", "encoder.", "decoder.") if cls._needs_objective else ("shared.", "encoder.")
+        missing = sorted(name for name in info["missing_keys"] if name.startswith(needed))
         if missing:
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, {missing[0]} for one; if "
                 f"it holds another program's weights: `hftk convert {pretrained_model_name_or_path} NEW --to hftk`"
             )
-        if not kwargs.get("output_loading_info"):
-            loaded = model
-        trained = model.config.trained_objectives
-        if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} was trained on {', '.join(trained)} alone; {cls.__name__} needs "
-                f"weights trained on {' or '.join(cls._needs_objective)}: continue with `hftk pretrain RECIPE "
-                f"--model {pretrained_model_name_or_path} --objective.name {cls._needs_objective[0]}`"
-            )
-        return loaded
+        return (model, info) if kwargs.get("output_loading_info") else model
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         if self.config.norm_type == "batch_norm":

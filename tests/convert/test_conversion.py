@@ -40,7 +40,11 @@ ARTIFACTS = {
         "tf2_bart", "bart", 4e-6, "BartForConditionalGeneration", "HftkForConditionalGeneration", "bart/config.json"
     ),
     "keras": Artifact(
-        "keras_bart/model_full.keras", "keras_bart", 5e-6, "BartForConditionalGeneration", "HftkForConditionalGeneration"
+        "keras_bart/model_full.keras",
+        "keras_bart",
+        5e-6,
+        "BartForConditionalGeneration",
+        "HftkForConditionalGeneration",
     ),
     "keras_checkpoint": Artifact(
         "keras_bart/bart.ckpt", "keras_bart", 5e-6, "BartForConditionalGeneration", "HftkForConditionalGeneration"
@@ -97,7 +101,11 @@ def test_computes_what_tensorflow_computed(converted, name, to):
     assert all(difference is None or difference <= ARTIFACTS[name].atol for difference in logits)
     compared = {row["output"] for row in report.outputs if row["equal"]}
     # Every layer, what stands before the first, and what comes out.
-    encoder = "encoder_hidden_states" if "Conditional" in report.class_name or "Marian" in report.class_name else "hidden_states"
+    encoder = (
+        "encoder_hidden_states"
+        if "Conditional" in report.class_name or "Marian" in report.class_name
+        else "hidden_states"
+    )
     if name.startswith("keras"):
         assert compared == {"encoder_last_hidden_state", "decoder_hidden_states_-1", "logits"}
     else:

@@ -72,9 +72,13 @@ HFTK = Naming(
         Rule("encoder.embed_positions.weight", "bert.embeddings.position_embeddings.weight"),
         Rule("encoder.embed_token_types.weight", "bert.embeddings.token_type_embeddings.weight"),
         Rule("encoder.layernorm_embedding.{leaf}", "bert.embeddings.LayerNorm.{leaf}"),
-        Rule("encoder.layers.{layer}.self_attn.q_proj.{leaf}", "bert.encoder.layer.{layer}.attention.self.query.{leaf}"),
+        Rule(
+            "encoder.layers.{layer}.self_attn.q_proj.{leaf}", "bert.encoder.layer.{layer}.attention.self.query.{leaf}"
+        ),
         Rule("encoder.layers.{layer}.self_attn.k_proj.{leaf}", "bert.encoder.layer.{layer}.attention.self.key.{leaf}"),
-        Rule("encoder.layers.{layer}.self_attn.v_proj.{leaf}", "bert.encoder.layer.{layer}.attention.self.value.{leaf}"),
+        Rule(
+            "encoder.layers.{layer}.self_attn.v_proj.{leaf}", "bert.encoder.layer.{layer}.attention.self.value.{leaf}"
+        ),
         Rule(
             "encoder.layers.{layer}.self_attn.out_proj.{leaf}",
             "bert.encoder.layer.{layer}.attention.output.dense.{leaf}",

@@ -53,7 +53,9 @@ def _attention(parts: dict[str, str], torch: str, leaves: Leaves) -> list[Rule]:
     rules = []
     for part, theirs in parts.items():
         is_output = part == "out_proj"
-        rules.append(Rule(f"{theirs}/{kernel}", f"{torch}.{part}.weight", KERNEL_FROM_HEADS if is_output else KERNEL_OF_HEADS))
+        rules.append(
+            Rule(f"{theirs}/{kernel}", f"{torch}.{part}.weight", KERNEL_FROM_HEADS if is_output else KERNEL_OF_HEADS)
+        )
         rules.append(Rule(f"{theirs}/{bias}", f"{torch}.{part}.bias", SAME if is_output else BIAS_OF_HEADS))
     return rules
 
