@@ -1,14 +1,15 @@
 """
 The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
 
-Exit status: 0 when what was asked was done, 1 when a run of a comparison failed, 2 for a mistake that one line on
-standard error tells, 130 after Ctrl-C.
+Exit status: 0 when what was asked was done, 1 when a run of a comparison failed or converted weights are not proved equal,
+2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
 """
 
 import argparse
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hftk.errors import UsageError
@@ -124,6 +125,31 @@ def inspect(options: argparse.Namespace, overrides: list[str]) -> None:
         print(line)
 
 
+def convert(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Weights from one program's form to another's, with a proof."""
+    from hftk.convert.conversion import convert, write_report
+    from hftk.convert.printing import summary
+
+    report = convert(
+        options.source,
+        options.target,
+        names=options.names,
+        to=options.to,
+        arch=options.arch,
+        config=options.config,
+        reference=options.reference,
+        atol=options.atol,
+        dtype=options.dtype,
+        allow=options.allow,
+        dry_run=options.dry_run,
+    )
+    if options.report:
+        write_report(report, options.report)
+    for line in summary(report):
+        print(line)
+    return int(not report.ok)
+
+
 def recipes_ls(options: argparse.Namespace, overrides: list[str]) -> None:
     """List the recipes that hftk carries."""
     for name, comment in list_recipes():
@@ -218,6 +244,23 @@ def _parser() -> argparse.ArgumentParser:
     add(inspect).add_argument(
         "source", metavar="SRC", help="weights of torch, TensorFlow or Keras, or a folder with them"
     )
+    converting = add(convert)
+    converting.add_argument("source", metavar="SRC", help="what hftk inspect shows")
+    converting.add_argument("target", metavar="DST", help="a new folder")
+    converting.add_argument("--from", dest="names", metavar="NAMES", help="whose names SRC has: torch, tf, google, …")
+    converting.add_argument("--to", metavar="FORM", help="torch, hftk or tf; from TensorFlow, torch is the default")
+    converting.add_argument(
+        "--arch", metavar="CLASS", help="of transformers: BertForMaskedLM; by default that of the config"
+    )
+    converting.add_argument("--config", metavar="FILE", help="by default what lies beside the weights")
+    converting.add_argument("--reference", metavar="io.npz", help="what the original computes, to compare with")
+    converting.add_argument("--atol", type=float, default=2e-5, help="largest difference from it (default 2e-5)")
+    converting.add_argument("--dtype", help="float32, float16 or bfloat16; by default as it is")
+    converting.add_argument(
+        "--allow", nargs="+", default=[], metavar="NAME", help="tensors that may be left over or missing"
+    )
+    converting.add_argument("--dry-run", action="store_true", help="read and write no tensor")
+    converting.add_argument("--report", type=Path, metavar="FILE", help="as JSON; DST/conversion.json has it too")
 
     recipes = commands.add_parser("recipes", help="List and copy the recipes that hftk carries.", allow_abbrev=False)
     recipes_commands = recipes.add_subparsers(required=True, metavar="ls | cp")

@@ -121,6 +121,15 @@ class HftkConfig(PreTrainedConfig):
             Divide scores by sqrt(head_dim); T5 does not.
         scale_lm_head (`bool`, defaults to `False`):
             Multiply the last hidden states by d_model ** -0.5 before the tied head (T5 1.0).
+        tie_lm_head (`bool`, defaults to `True`):
+            Whether the language modelling head is the table of embeddings. T5 1.1 has one of its own.
+        lm_head_bias (`bool`, defaults to `False`):
+            Add a bias to the logits (BART, Marian, BERT).
+        lm_head_transform (`bool`, defaults to `False`):
+            A dense layer, the activation and a norm before the head (BERT).
+        type_vocab_size (`int`, defaults to 0):
+            The encoder adds an embedding of the segment that a token belongs to (`token_type_ids`; BERT has 2 of them).
+            0: none.
         dropout, attention_dropout, activation_dropout, classifier_dropout (`float`, default to 0.0):
             On each block's output and the embeddings, on attention weights, inside the feed-forward, before a
             classifier.
@@ -175,6 +184,10 @@ class HftkConfig(PreTrainedConfig):
     scale_embedding: bool = False
     scale_attention: bool = True
     scale_lm_head: bool = False
+    tie_lm_head: bool = True
+    lm_head_bias: bool = False
+    lm_head_transform: bool = False
+    type_vocab_size: int = 0
     dropout: float = 0.0
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
@@ -251,7 +264,8 @@ class HftkConfig(PreTrainedConfig):
             raise ValueError("embedding_norm=True has nothing to normalise with: norm_type is 'none'")
         if not self.tie_word_embeddings:
             raise ValueError(
-                "tie_word_embeddings=False is not supported: one head, tied to the embeddings, serves every objective"
+                "tie_word_embeddings=False is not supported: the stacks share their embeddings; for a head of its own set "
+                "tie_lm_head=False"
             )
 
 

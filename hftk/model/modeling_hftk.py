@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -349,6 +350,19 @@ class HftkFeedForward(nn.Module):
         return self.fc2(nn.functional.dropout(inner, p=self.activation_dropout, training=self.training))
 
 
+class HftkHeadTransform(nn.Module):
+    """What BERT does to the hidden states before the language modelling head: norm(act(W x))."""
+
+    def __init__(self, config: HftkConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.d_model, config.d_model, bias=config.use_bias)
+        self.activation = ACT2FN[config.activation_function]
+        self.layer_norm = build_norm(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.layer_norm(self.activation(self.dense(hidden_states)))
+
+
 class HftkLayer(GradientCheckpointingLayer):
     """What both stacks' layers share: how a block is joined to the stream of hidden states."""
 
@@ -442,6 +456,17 @@ class HftkDecoderLayer(HftkLayer):
         return self.join(hidden_states, self.final_layer_norm, self.feed_forward, token_mask)
 
 
+def refuse_tensorflow(folder: str, options: dict) -> None:
+    """Raises `ValueError` for a folder with TensorFlow's weights and none of torch's."""
+    path = Path(folder, options.get("subfolder") or "")
+    has_torch = any(path.glob("*.safetensors*")) or any(path.glob("*.bin*"))
+    found = [
+        name for pattern in ("tf_model.h5*", "*.weights.h5", "*.keras", "*.ckpt.index") for name in path.glob(pattern)
+    ]
+    if options.get("from_tf") or (found and not has_torch):
+        raise ValueError(f"{folder} holds TensorFlow's weights; convert them: `hftk convert {folder} NEW --to hftk`")
+
+
 class HftkPreTrainedModel(PreTrainedModel):
     """Weight initialisation, loading, and what transformers asks about the architecture."""
 
@@ -474,21 +499,31 @@ class HftkPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """
-        As in transformers, except that a class refuses weights whose part it needs was never trained.
+        As in transformers, except that a class refuses weights whose part it needs was never trained, and TensorFlow's,
+        which transformers would leave out without a word.
 
         Raises:
-            ValueError: in one line that names the objective that is missing.
+            ValueError: in one line that names the objective that is missing, or how to convert.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        refuse_tensorflow(pretrained_model_name_or_path, kwargs)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True}
+        )
         trained = model.config.trained_objectives
         if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
             raise ValueError(
-                f"{pretrained_model_name_or_path} was trained on {', '.join(trained)} alone; {cls.__name__} needs "
-                f"weights trained on {' or '.join(cls._needs_objective)}: continue with `hftk pretrain RECIPE "
+                f"{pretrained_model_name_or_path} was trained on {', '.join(trained) or 'nothing'} alone; {cls.__name__} "
+                f"needs weights trained on {' or '.join(cls._needs_objective)}: continue with `hftk pretrain RECIPE "
                 f"--model {pretrained_model_name_or_path} --objective.name {cls._needs_objective[0]}`"
             )
-        return loaded
+        needed = ("shared.", "encoder.", "decoder.") if cls._needs_objective else ("shared.", "encoder.")
+        missing = sorted(name for name in info["missing_keys"] if name.startswith(needed))
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, {missing[0]} for one; if "
+                f"it holds another program's weights: `hftk convert {pretrained_model_name_or_path} NEW --to hftk`"
+            )
+        return (model, info) if kwargs.get("output_loading_info") else model
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         if self.config.norm_type == "batch_norm":
@@ -647,6 +682,8 @@ class HftkEncoder(HftkStack):
         super().__init__(config, config.encoder_attention_heads, layers, bidirectional=True)
         if config.ngram_order > 1:
             self.embed_ngrams = HftkNgramEmbeddings(config)
+        if config.type_vocab_size:
+            self.embed_token_types = nn.Embedding(config.type_vocab_size, config.d_model)
         self.post_init()
 
     @capture_outputs
@@ -656,6 +693,7 @@ class HftkEncoder(HftkStack):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
@@ -667,8 +705,14 @@ class HftkEncoder(HftkStack):
                 Only for packed rows: positions that restart at 0 with each document; documents do not see each other.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, d_model)`, *optional*):
                 instead of ids.
+            token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The segment of each token, by default 0; without `config.type_vocab_size` it means nothing.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
+        if self.config.type_vocab_size:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+            inputs_embeds = inputs_embeds + self.embed_token_types(token_type_ids)
         documents = self.documents(position_ids, attention_mask)
         window = self.config.attention_window
         mask = create_bidirectional_mask(
@@ -811,7 +855,7 @@ class HftkEncoderBase(HftkPreTrainedModel):
     Shared embedding and encoder, under the parameter names that every class has; a class built on it adds its head.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\."]  # a checkpoint of both stacks serves it too
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head"]  # a checkpoint of both stacks serves it too
     _tied_weights_keys = {"encoder.embed_tokens.weight": "shared.weight"}
 
     def __init__(self, config: HftkConfig):
@@ -848,6 +892,7 @@ class HftkEncoderDecoderBase(HftkPreTrainedModel):
     """Shared embedding, encoder and decoder; a class built on it adds its head."""
 
     _needs_objective: tuple[str, ...] = ("span_corruption", "infilling")
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head"]  # a checkpoint with a head serves it too
     _tied_weights_keys = {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
@@ -950,11 +995,23 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
 
     def __init__(self, config: HftkConfig):
         super().__init__(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.build_lm_head()
         self.post_init()
+
+    def build_lm_head(self) -> None:
+        config = self.config
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=config.lm_head_bias)
+        if config.lm_head_transform:
+            self.lm_head_transform = HftkHeadTransform(config)
+        if not config.tie_lm_head:
+            self._tied_weights_keys = {
+                name: source for name, source in self._tied_weights_keys.items() if name != "lm_head.weight"
+            }
 
     def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, length, d_model) → (batch, length, vocab_size)"""
+        if self.config.lm_head_transform:
+            hidden_states = self.lm_head_transform(hidden_states)
         return self.lm_head(hidden_states * self.config.d_model**-0.5 if self.config.scale_lm_head else hidden_states)
 
     @can_return_tuple
@@ -1040,9 +1097,10 @@ class HftkForMaskedLM(HftkEncoderBase):
 
     def __init__(self, config: HftkConfig):
         super().__init__(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.build_lm_head()
         self.post_init()
 
+    build_lm_head = HftkForConditionalGeneration.build_lm_head
     lm_logits = HftkForConditionalGeneration.lm_logits
 
     @can_return_tuple
