@@ -92,9 +92,9 @@ def compare(
     if any(row["forgetting"] is not None for row in rows):
         plot_tradeoff(dict(zip(names, rows, strict=True)), score, output / "compare.png")
     elif any(logs.values()):
-        plot_curves(logs, output / "compare.png")
+        plot_curves(logs, output / "compare.png", ", ".join(vary))
     if any(layer_gradients(log) for log in logs.values()):
-        plot_layer_gradients(logs, output / "gradients.png")
+        plot_layer_gradients(logs, output / "gradients.png", ", ".join(vary))
     print(f"{table}\n{output}/compare.md")
     return rows
 

@@ -74,7 +74,7 @@ def plot_confusion(wanted: list[str], predicted: list[str], path: Path) -> None:
     pyplot.close(figure)
 
 
-def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path, varied: str | None = None) -> None:
     """
     The losses of several runs in one picture, a colour each: a line for validation, a dashed one for validation with
     shuffled words where that was measured, dots for training; as a PNG.
@@ -82,6 +82,7 @@ def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     Args:
         logs (`dict[str, list[dict[str, Any]]]`): by a run's name the lines of its `log.jsonl`.
         path (`Path`): the file to write.
+        varied (`str`, *optional*): what the names are values of, the legend's title.
     """
     import matplotlib
 
@@ -98,7 +99,7 @@ def plot_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     title = f"validation (line){', with shuffled words (dashed)' if shuffled else ''} and training (dots)"
     axes.set(xlabel="step", ylabel="loss", title=title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(title=varied)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -116,7 +117,7 @@ def layer_gradients(log: list[dict[str, Any]]) -> dict[str, list[float]]:
     return {name.removeprefix(LAYER_GRADIENT): logged(log, name)[1] for name in names}
 
 
-def plot_layer_gradients(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def plot_layer_gradients(logs: dict[str, list[dict[str, Any]]], path: Path, varied: str | None = None) -> None:
     """
     The gradient norm of each layer, at the first logged step and in the median of all, a line for each run; as a PNG.
 
@@ -124,6 +125,7 @@ def plot_layer_gradients(logs: dict[str, list[dict[str, Any]]], path: Path) -> N
         logs (`dict[str, list[dict[str, Any]]]`):
             By a run's name the lines of its `log.jsonl`. One that lacks the gradients of layers is left out.
         path (`Path`): the file to write.
+        varied (`str`, *optional*): what the names are values of, the legend's title.
     """
     import matplotlib
 
@@ -144,7 +146,7 @@ def plot_layer_gradients(logs: dict[str, list[dict[str, Any]]], path: Path) -> N
         axes.tick_params(axis="x", rotation=45)
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="gradient norm of the layer")
-    panels[0].legend()
+    panels[0].legend(title=varied)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
