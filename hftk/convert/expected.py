@@ -78,7 +78,7 @@ def expected_by_torch(family: Family, class_name: str, config: Config, stored_on
     Raises:
         UsageError: the class is none of the family.
     """
-    model_class = torch_class(family, class_name)
+    model_class: Any = torch_class(family, class_name)
     if model_class is None:
         raise UsageError(
             f"--arch {class_name} is no class of {family.model_type}; try {', '.join(family.hftk_classes)}"
