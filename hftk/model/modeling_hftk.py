@@ -514,7 +514,8 @@ class HftkPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 f"{pretrained_model_name_or_path} was trained on {', '.join(trained) or 'nothing'} alone; "
                 f"{cls.__name__} needs weights trained on {' or '.join(cls._needs_objective)}: continue with "
-                f"`hftk pretrain RECIPE --model {pretrained_model_name_or_path} --objective.name {cls._needs_objective[0]}`"
+                f"`hftk pretrain RECIPE --model {pretrained_model_name_or_path} "
+                f"--objective.name {cls._needs_objective[0]}`"
             )
         needed = ("shared.", "encoder.", "decoder.") if cls._needs_objective else ("shared.", "encoder.")
         missing = sorted(name for name in info["missing_keys"] if name.startswith(needed))
