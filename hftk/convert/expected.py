@@ -56,7 +56,7 @@ def torch_config(family: Family, config: Config) -> Config:
 
 def torch_class(family: Family, name: str) -> Any:
     """The class of transformers, or `None` if a name that may come from a stranger is none of this family."""
-    found = getattr(transformers, name, None)
+    found: Any = getattr(transformers, name, None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     return found if is_model and getattr(found.config_class, "model_type", "") == family.model_type else None
 
