@@ -1,8 +1,8 @@
 """
 The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
 
-Exit status: 0 when what was asked was done, 1 when a run of a comparison failed or converted weights are not proved equal,
-2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
+Exit status: 0 when what was asked was done, 1 when a run of a comparison failed or converted weights are not proved
+equal, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """
-`hftk convert`: weights from one program's names and layouts to another's, without the program, one tensor in memory at a
-time, and with a proof.
+`hftk convert`: weights from one program's names and layouts to another's, without the program, one tensor in memory at
+a time, and with a proof.
 """
 
 import json
@@ -103,8 +103,8 @@ def convert(
         to (`str`, *optional*):
             `torch`, `hftk` or `tf`. By default `torch`, unless the source is torch's.
         arch (`str`, *optional*):
-            transformers' class to convert to or from; by default that of the config, or the one with the most parts that
-            are there. For `hftk` its class that has the same parts.
+            transformers' class to convert to or from; by default that of the config, or the one with the most
+            parts that are there. For `hftk` its class that has the same parts.
         config (`str` or `Path`, *optional*):
             By default `config.json` or `bert_config.json` beside the weights, or what an archive holds.
         reference (`str` or `Path`, *optional*):

@@ -116,7 +116,7 @@ def _config(weights: Weights, file: Path | None) -> tuple[Config, str]:
 
 
 def _family_of_hftk(given: Config, arch: str | None) -> tuple[Family, Config]:
-    """What hftk's weights can become: the family of the class that was asked for, or the first that computes the same."""
+    """What hftk's weights can become: the family of the class that was asked for, or the first that does the same."""
     config = hftk.HftkConfig(**given)
     reasons = []
     for family in FAMILIES.values():

@@ -56,7 +56,7 @@ def torch_config(family: Family, config: Config) -> Config:
 
 def torch_class(family: Family, name: str) -> Any:
     """The class of transformers, or `None` if a name that may come from a stranger is none of this family."""
-    found = getattr(transformers, name, None)
+    found: Any = getattr(transformers, name, None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     return found if is_model and getattr(found.config_class, "model_type", "") == family.model_type else None
 
@@ -78,7 +78,7 @@ def expected_by_torch(family: Family, class_name: str, config: Config, stored_on
     Raises:
         UsageError: the class is none of the family.
     """
-    model_class = torch_class(family, class_name)
+    model_class: Any = torch_class(family, class_name)
     if model_class is None:
         raise UsageError(
             f"--arch {class_name} is no class of {family.model_type}; try {', '.join(family.hftk_classes)}"

@@ -106,6 +106,8 @@ def compare_outputs(folder: Path, reference: Path, atol: float) -> list[Row]:
         rows = [_row(name, array, _output(outputs, name), atol) for name, array in wanted.items() if name != GENERATED]
         if GENERATED in wanted:
             rows.append(_compare_generation(model, inputs, wanted[GENERATED]))
+    if all(row["equal"] is None for row in rows):
+        raise UsageError(f"{reference}: {type(model).__name__} has none of its outputs ({', '.join(wanted)})")
     return rows
 
 

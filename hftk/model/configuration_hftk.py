@@ -264,8 +264,8 @@ class HftkConfig(PreTrainedConfig):
             raise ValueError("embedding_norm=True has nothing to normalise with: norm_type is 'none'")
         if not self.tie_word_embeddings:
             raise ValueError(
-                "tie_word_embeddings=False is not supported: the stacks share their embeddings; for a head of its own set "
-                "tie_lm_head=False"
+                "tie_word_embeddings=False is not supported: the stacks share their embeddings; for a head of its own "
+                "set tie_lm_head=False"
             )
 
 

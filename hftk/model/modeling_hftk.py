@@ -512,16 +512,17 @@ class HftkPreTrainedModel(PreTrainedModel):
         trained = model.config.trained_objectives
         if trained is not None and cls._needs_objective and not set(trained) & set(cls._needs_objective):
             raise ValueError(
-                f"{pretrained_model_name_or_path} was trained on {', '.join(trained) or 'nothing'} alone; {cls.__name__} "
-                f"needs weights trained on {' or '.join(cls._needs_objective)}: continue with `hftk pretrain RECIPE "
-                f"--model {pretrained_model_name_or_path} --objective.name {cls._needs_objective[0]}`"
+                f"{pretrained_model_name_or_path} was trained on {', '.join(trained) or 'nothing'} alone; "
+                f"{cls.__name__} needs weights trained on {' or '.join(cls._needs_objective)}: continue with "
+                f"`hftk pretrain RECIPE --model {pretrained_model_name_or_path} "
+                f"--objective.name {cls._needs_objective[0]}`"
             )
         needed = ("shared.", "encoder.", "decoder.") if cls._needs_objective else ("shared.", "encoder.")
         missing = sorted(name for name in info["missing_keys"] if name.startswith(needed))
         if missing:
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, {missing[0]} for one; if "
-                f"it holds another program's weights: `hftk convert {pretrained_model_name_or_path} NEW --to hftk`"
+                f"{pretrained_model_name_or_path} lacks {len(missing)} tensors of {cls.__name__}, like {missing[0]}; "
+                f"if it holds another program's weights: `hftk convert {pretrained_model_name_or_path} NEW --to hftk`"
             )
         return (model, info) if kwargs.get("output_loading_info") else model
 

@@ -208,6 +208,17 @@ def test_mistakes_are_told_in_one_line(artifacts, tmp_path, options, message):
     assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
 
 
+def test_a_reference_must_say_something(artifacts, tmp_path):
+    with np.load(artifacts / "bert/io.npz") as arrays:
+        np.savez(tmp_path / "io.npz", out_of_another=np.zeros(3), **{n: arrays[n] for n in arrays if n[:3] == "in_"})
+    with pytest.raises(UsageError, match="BertForMaskedLM has none of its outputs"):
+        convert(artifacts / "bert", tmp_path / "new", reference=tmp_path / "io.npz")
+    np.savez(tmp_path / "io.npz", out_logits=np.array([{}], dtype=object), in_input_ids=np.zeros((1, 2), np.int64))
+    with pytest.raises(UsageError, match="no .npz that can be read"):  # it would have to be unpickled
+        convert(artifacts / "bert", tmp_path / "new", reference=tmp_path / "io.npz")
+    assert not (tmp_path / "new").exists()
+
+
 def test_half_precision_is_told(artifacts, tmp_path):
     report = convert(artifacts / "bert", tmp_path / "half", dtype="bfloat16")
     assert report.ok and {row["round_trip"] for row in report.tensors} == {"rounded from float32"}

@@ -3,6 +3,8 @@ Every table, for every name of a model with several layers: there and back is th
 names are those of hftk's models, torch's those of transformers' classes.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ STACKS |= {"encoder_ffn_dim": 40, "decoder_ffn_dim": 36}
 BERT = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
 T5 = {"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
 T5_1_1 = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-CONFIGS = {
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForPreTraining", BERT),
     "bart": ("BartForConditionalGeneration", {**SIZES, **STACKS}),
     "marian": ("MarianMTModel", {**SIZES, **STACKS}),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ STACKS = {"vocab_size": 97, "d_model": 32, "encoder_layers": 2, "decoder_layers"
 STACKS |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "max_position_embeddings": 40}
 BERT = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 T5 = {"vocab_size": 97, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bart": ("BartForConditionalGeneration", {**STACKS, **IDS, "forced_eos_token_id": 2, "scale_embedding": True}),
     "marian": ("MarianMTModel", {**STACKS, **IDS, "activation_function": "swish", "scale_embedding": True}),
     "bert": ("BertForMaskedLM", {**BERT, "max_position_embeddings": 40, "hidden_act": "gelu_new"}),
@@ -47,7 +48,8 @@ def original(request, tmp_path_factory):
     model.save_pretrained(folder, max_shard_size="60KB")
     saved = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**saved, **config}))  # as the Hub has it
-    batch = {"input_ids": torch.randint(5, 97, (3, 11)), "attention_mask": torch.ones(3, 11, dtype=torch.long)}
+    batch: dict[str, Any] = {"input_ids": torch.randint(5, 97, (3, 11))}
+    batch["attention_mask"] = torch.ones(3, 11, dtype=torch.long)
     batch["attention_mask"][0, 8:] = 0
     if model.config.is_encoder_decoder:
         batch |= {"decoder_input_ids": torch.randint(5, 97, (3, 7)), "use_cache": False}
@@ -104,7 +106,7 @@ def test_auto_classes_load_what_was_converted(artifacts, tmp_path):
 
 
 def test_names_of_old_files(tmp_path, artifacts):
-    """Norms with gamma and beta, what is computed now, heads that the class lacks, no prefix, copies of what is tied."""
+    """Norms with gamma and beta, what is computed now, heads that the class lacks, no prefix, copies of the tied."""
     convert(artifacts / "bert_pretraining", tmp_path / "torch")
     file = tmp_path / "torch/model.safetensors"
     old = {}

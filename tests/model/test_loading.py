@@ -1,4 +1,4 @@
-"""Nothing of a model is filled at random without a word: TensorFlow's weights are refused, and how to convert is told."""
+"""Nothing of a model is filled at random without a word; TensorFlow's weights are refused, and hftk convert named."""
 
 import shutil
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_one_tensor_may_not_be_missing(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["decoder.layers.0.encoder_attn.k_proj.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="lacks 1 tensors.*decoder.layers.0.encoder_attn.k_proj.weight"):
+    with pytest.raises(ValueError, match="lacks 1 tensors.*like decoder.layers.0.encoder_attn.k_proj.weight"):
         HftkForConditionalGeneration.from_pretrained(folder)
     assert HftkForMaskedLM.from_pretrained(folder)  # which has no decoder
 
