@@ -87,7 +87,7 @@ def compare(
     (output / "compare.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", "utf-8")
     for picture in ("compare.png", "gradients.png"):
         (output / picture).unlink(missing_ok=True)  # an earlier comparison's
-    names = [", ".join(value.strip("{}") for value in run.values.values()) for run in runs]
+    names = [", ".join(map(short, run.values.values())) for run in runs]
     logs = {name: read_log(run.folder) for name, run in zip(names, runs, strict=True) if not run.error}
     if any(row["forgetting"] is not None for row in rows):
         plot_tradeoff(dict(zip(names, rows, strict=True)), score, output / "compare.png")
@@ -141,6 +141,11 @@ def planned_runs(path: Path, vary: dict[str, list[str]], overrides: list[str]) -
             raise UsageError(f"{folder} was not made by a comparison; move it away, or name another --output")
         runs.append(Run(values, [command, str(path), *arguments, f"--output={folder}"], folder, dependencies(recipe)))
     return runs
+
+
+def short(value: str) -> str:
+    """A value for a legend: of a mapping's keys the last parts alone."""
+    return re.sub(r"(?:\w+\.)+(\w+):", r"\1:", value.strip("{}"))
 
 
 def overrides_for(key: str, value: Any) -> list[str]:

@@ -170,11 +170,14 @@ def plot_tradeoff(rows: dict[str, dict[str, Any]], score: str, path: Path) -> No
 
     rows = {name: row for name, row in rows.items() if row["forgetting"] is not None and row[score] is not None}
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    most = max((row["forgetting"] for row in rows.values()), default=0)
     for name, row in rows.items():
         at = row["forgetting"], row[score]
+        side = -1 if at[0] > 0.7 * most > 0 else 1  # names stay within the picture
         spread = row.get("forgetting_std", 0), row.get(f"{score}_std", 0)
         axes.errorbar(*at, xerr=spread[0], yerr=spread[1], marker="o", markersize=5, capsize=3)
-        axes.annotate(name, at, xytext=(6, 5), textcoords="offset points", fontsize=8)
+        aligned = "right" if side < 0 else "left"
+        axes.annotate(name, at, xytext=(6 * side, 5), textcoords="offset points", fontsize=8, ha=aligned)
     points = [(row["forgetting"], row[score]) for row in rows.values()]
     best = [points[index] for index in frontier(points, lower=score.endswith(LOWER_IS_BETTER))]
     # stairs: the best score that is to be had for so much forgetting
