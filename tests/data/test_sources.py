@@ -86,7 +86,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     assert "its name does not end with" in refusal(tmp_path / "a.csv")
 
 
-@pytest.mark.parametrize("name, content", [("a.txt", b""), ("a.txt.gz", gzip.compress(b"", mtime=0)), ("a.parquet", b"")])
+@pytest.mark.parametrize(
+    "name, content", [("a.txt", b""), ("a.txt.gz", gzip.compress(b"", mtime=0)), ("a.parquet", b"")]
+)
 def test_an_empty_file_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert "the file is empty" in refusal(tmp_path / name)
