@@ -21,6 +21,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.dynamic_module_utils import custom_object_save
 
 from hftk.errors import UsageError
 from hftk.evaluate import scores
@@ -214,7 +215,10 @@ def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
     if not transfer.save_alone:
         trainer.save_model()
     if alone and trainer.is_world_process_zero():
-        trainer.model.config.save_pretrained(output)
+        base = trainer.model.get_base_model() if transfer.method == "lora" else trainer.model
+        if base.is_remote_code():  # elsewhere than here
+            custom_object_save(base, output, config=base.config)
+        base.config.save_pretrained(output)
     if transfer.save_alone and trainer.is_world_process_zero():
         trained = {n: p.detach().cpu().contiguous() for n, p in trainer.model.named_parameters() if p.requires_grad}
         save_file(trained, Path(output, LAST_LAYER), metadata={"backbone": recipe.model})
