@@ -1,8 +1,8 @@
 """
 The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
 
-Exit status: 0 when what was asked was done, 1 when a run of a comparison failed, 2 for a mistake that one line on
-standard error tells, 130 after Ctrl-C.
+Exit status: 0 when what was asked was done, 1 when a run of a comparison failed or a checkpoint is not what it was, 2
+for a mistake that one line on standard error tells, 130 after Ctrl-C.
 """
 
 import argparse
@@ -124,6 +124,24 @@ def inspect(options: argparse.Namespace, overrides: list[str]) -> None:
         print(line)
 
 
+def push(options: argparse.Namespace, overrides: list[str]) -> None:
+    """A run's folder to the Hub: lists what goes and what stays, then sends it as one commit."""
+    from hftk.hub.push import push
+
+    push(options.directory, options.repo, options.private, options.revision, options.base)
+
+
+def verify(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Is a checkpoint still what was saved, and does it still answer the same?"""
+    from hftk.hub.fingerprint import verify
+    from hftk.hub.repository import folder_of
+
+    differences = verify(folder_of(options.checkpoint, options.revision))
+    for line in differences or [f"{options.checkpoint}: as it was saved"]:
+        print(line)
+    return int(bool(differences))
+
+
 def recipes_ls(options: argparse.Namespace, overrides: list[str]) -> None:
     """List the recipes that hftk carries."""
     for name, comment in list_recipes():
@@ -218,6 +236,16 @@ def _parser() -> argparse.ArgumentParser:
     add(inspect).add_argument(
         "source", metavar="SRC", help="weights of torch, TensorFlow or Keras, or a folder with them"
     )
+
+    pushing = add(push)
+    pushing.add_argument("directory", metavar="DIR", help="what `hftk pretrain` or `hftk finetune` wrote")
+    pushing.add_argument("repo", metavar="REPO", help="OWNER/NAME; is made if there is none")
+    pushing.add_argument("--private", action="store_true", help="make it private")
+    pushing.add_argument("--revision", metavar="BRANCH", help="is made if there is none (default: main)")
+    pushing.add_argument("--base", metavar="REPO", help="where the checkpoint that the run started from was pushed")
+    verifying = add(verify)
+    verifying.add_argument("checkpoint", metavar="DIR_OR_REPO", help="what hftk wrote or pushed")
+    verifying.add_argument("--revision", metavar="R", help="of a repository: a branch or a commit")
 
     recipes = commands.add_parser("recipes", help="List and copy the recipes that hftk carries.", allow_abbrev=False)
     recipes_commands = recipes.add_subparsers(required=True, metavar="ls | cp")

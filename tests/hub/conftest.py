@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hftk.cli import main
 from hftk.tasks.rows import write_rows
+from tests.hub.loopback import Hub
 
 KOREAN = Path(__file__).parents[1] / "korean.txt"
 ANIMALS, VERBS = ["고양이가", "개가", "새가"], ["잔다", "먹는다", "운다"]
@@ -67,6 +69,50 @@ def runs(tmp_path_factory) -> Path:
         (folder / f"{name}.yaml").write_text(recipe)
         assert main(["finetune", str(folder / f"{name}.yaml")]) == 0
     return folder
+
+
+COMMANDS = """
+import json, os, sys
+from hftk.cli import main
+for line in json.loads(sys.argv[1]):
+    os.environ.update(line["environment"])
+    print(json.dumps(main(line["command"])))
+"""
+
+
+def start(commands: list[list[str]], *environments: dict[str, str], **more: Any) -> subprocess.Popen:
+    """A fresh process that runs commands of hftk one after another, with an environment each or one for all."""
+    lines = [
+        {"command": command, "environment": environments[min(place, len(environments) - 1)]}
+        for place, command in enumerate(commands)
+    ]
+    started = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
+    environment = {**os.environ, **environments[0], **more}
+    return subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.Popen]:
+    return start
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    yield server
+    server.server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pushed(runs, hub) -> Hub:
+    """A Hub to which all runs were pushed by one process, `n21` also to the branch `second`."""
+    names = ["pretrained", *TASKS]
+    commands = [["push", f"{runs}/{name}", f"me/{name}", "--base", "me/pretrained"] for name in names]
+    commands.append(["push", f"{runs}/n21", "me/n21", "--revision", "second", "--base", "me/pretrained"])
+    process = start(commands, hub.environment())
+    said, errors = process.communicate(timeout=600)
+    assert [line for line in said.splitlines() if line.isdigit()] == ["0"] * len(commands), errors
+    return hub
 
 
 WITHOUT_HFTK = """
