@@ -200,7 +200,9 @@ def _parser() -> argparse.ArgumentParser:
         if takes_recipe:
             added.usage = "%(prog)s RECIPE [--key value …]"
             added.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="show this, and the recipe's keys")
-            added.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `hftk recipes ls` lists")
+            added.add_argument(
+                "recipe", metavar="RECIPE", help="a YAML file, a name that `hftk recipes ls` lists, or a repository"
+            )
         return added
 
     add(quickstart).add_argument("--output", required=True, metavar="DIR", help="folder for all that it makes")

@@ -27,6 +27,7 @@ from hftk.errors import UsageError
 from hftk.evaluate import scores
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.hub.fingerprint import save_fingerprint
+from hftk.hub.push import push_run
 from hftk.model import pipeline_hftk
 from hftk.predict import TaskModel, load_task_model
 from hftk.recipe import save_recipe
@@ -165,6 +166,8 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
         plot_losses(read_log(output), output / "plots" / "loss.png")
         save_fingerprint(output)
         write_card(output)
+        if recipe.training.push_to_hub:
+            push_run(trainer)
         print(f"{output}: {readable_scores(metrics)}{forgetting(metrics)}")
     return metrics
 

@@ -19,6 +19,7 @@ from hftk.data.tokenizer import load_tokenizer, train_tokenizer
 from hftk.data.vocabulary import Vocabulary
 from hftk.errors import UsageError
 from hftk.hub.fingerprint import save_fingerprint
+from hftk.hub.push import push_run
 from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkForConditionalGeneration, HftkForMaskedLM, HftkForPreTraining
 from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
@@ -114,6 +115,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
             plot_layer_gradients({output.name: log}, output / "plots" / "gradients.png")
         save_fingerprint(output)
         write_card(output)
+        if recipe.training.push_to_hub:
+            push_run(trainer)
     state.print(summary(output, metrics))
     return metrics
 

@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import Trainer
 
 from hftk.errors import UsageError
 from hftk.report.folder import ABOUT, CARD, CODE, CONFIGS, RECIPE, TOKENIZER, WEIGHTS
@@ -91,6 +92,13 @@ def push(
     return commit.commit_url
 
 
+def push_run(trainer: Trainer) -> None:
+    """[`push`] for a training that is done, to where its `training.hub_…` keys say."""
+    arguments = trainer.args
+    private, revision = bool(arguments.hub_private_repo), arguments.hub_revision
+    push(arguments.output_dir, trainer.hub_model_id, private, revision, token=arguments.hub_token)
+
+
 NO_TOKEN = "the Hub does not know who you are; run `hf auth login` with a token that may write"
 
 
@@ -132,6 +140,9 @@ def what_goes(folder: Path, repo: str, base: str | None) -> tuple[dict[str, Cont
     recipe_text = files[RECIPE].read_text(encoding="utf-8")
     recipe = yaml.safe_load(recipe_text)
     public = public_names(folder, recipe, repo, base)
+    training = recipe.get("training", {})
+    for key in [key for key in training if key.startswith(("hub_", "push_to_hub"))]:
+        del training[key]  # whoever repeats the run has a Hub of their own
     published = yaml.safe_dump(renamed(recipe, public), sort_keys=False, allow_unicode=True)
     contents[RECIPE] = published.encode()
     card = files[CARD].read_text(encoding="utf-8").replace(recipe_text.strip(), published.strip())
@@ -140,7 +151,8 @@ def what_goes(folder: Path, repo: str, base: str | None) -> tuple[dict[str, Cont
         contents[ADAPTERS] = in_text(files[ADAPTERS].read_text(encoding="utf-8"), public).encode()
     if LAST_LAYER in files:
         contents[LAST_LAYER] = with_backbone(files[LAST_LAYER], public)
-    refuse_private(contents, folder)
+    places = {place for place in [*public, str(folder.absolute()), str(Path.cwd())] if Path(place).is_absolute()}
+    refuse_private(contents, folder, places | {str(Path.home())})
     gone = {path.parts[0] for path in map(Path, files)}
     stays = [f"{path.name}{'/' if path.is_dir() else ''}" for path in sorted(folder.iterdir()) if path.name not in gone]
     return contents, stays
@@ -210,9 +222,8 @@ def with_backbone(file: Path, names: dict[str, str]) -> bytes:
         return Path(folder, LAST_LAYER).read_bytes()
 
 
-def refuse_private(contents: dict[str, Content], folder: Path) -> None:
-    """Raises `UsageError` for a token, or a path of this machine, in a text that is to go."""
-    private = {str(folder.absolute()), str(Path.cwd()), str(Path.home())} - {"/"}
+def refuse_private(contents: dict[str, Content], folder: Path, places: set[str]) -> None:
+    """Raises `UsageError` for a token, or a place on this machine, in a text that is to go."""
     for path, content in contents.items():
         if not path.endswith(TEXT) or path in TOKENIZER:
             continue  # a vocabulary may hold any word
@@ -220,6 +231,6 @@ def refuse_private(contents: dict[str, Content], folder: Path) -> None:
         for number, line in enumerate(text.splitlines(), 1):
             if SECRET.search(line):
                 raise UsageError(f"{folder / path}:{number}: this looks like a token; take it out and push again")
-            for place in private:
+            for place in places - {"/"}:
                 if re.search(rf"{re.escape(place)}(?![\w-])", line):
                     raise UsageError(f"{folder / path}:{number}: {place} is a place on this machine; take it out")

@@ -11,7 +11,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hftk.report.folder import CARD, RECIPE, RUN
-from hftk.tasks.task import ADAPTERS, LAST_LAYER
 
 # For each shape of task what the Hub calls it, and the pipeline that does it.
 SHAPES = {
@@ -68,7 +67,7 @@ def card(folder: Path) -> ModelCard:
     metrics, run, config = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metrics.json", RUN, "config.json")
     )
-    template = kind(folder, recipe)
+    template = kind(recipe)
     environment = Environment(
         loader=FileSystemLoader(templates()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -98,13 +97,14 @@ def card(folder: Path) -> ModelCard:
     return ModelCard(f"---\n{card_data(recipe, metrics, template).to_yaml()}\n---\n\n{text.strip()}\n")
 
 
-def kind(folder: Path, recipe: dict[str, Any]) -> str:
+def kind(recipe: dict[str, Any]) -> str:
     """The name of the template."""
     if "task" not in recipe:
         return "pretrained"
-    if (folder / ADAPTERS).exists():
-        return "adapters"
-    return "last_layer" if (folder / LAST_LAYER).exists() else "task"
+    transfer = recipe.get("transfer", {})
+    if transfer.get("save_alone"):
+        return "last_layer"
+    return "adapters" if transfer.get("method") == "lora" and not transfer.get("merge") else "task"
 
 
 def card_data(recipe: dict[str, Any], metrics: dict[str, Any], template: str) -> ModelCardData:

@@ -1,4 +1,4 @@
-"""What a run's folder holds: what is known of the run beside its recipe and its scores, and what of it is for others."""
+"""What a run's folder holds: what is known of a run beside its recipe and its scores, and what of it is for others."""
 
 import json
 import os

@@ -8,13 +8,15 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from hftk.errors import UsageError
 from hftk.hub.push import what_goes
+from hftk.model.pipeline_hftk import HftkParsingPipeline, HftkText2TextPipeline
 from hftk.predict import load_task_model
 
 TEXT = "고양이가 먹는다"
+PIPELINES = {"n2n": "token-classification", "n2m": "text2text-generation", "n2path": "dependency-parsing"}
 ARRIVED = """
 import json
 import torch
@@ -39,15 +41,16 @@ model = AutoModelForTokenClassification.from_pretrained("me/pretrained", config=
 model.load_state_dict(load_file(cached_file("me/last_layer", "last_layer.safetensors")), strict=False)
 found["last_layer"] = model.eval()(**inputs).logits.detach()
 save_file(found, out)
-pipelines = {"n2n": "token-classification", "n2m": "text2text-generation", "n2path": "dependency-parsing"}
-for name, task in pipelines.items():
-    print(json.dumps(pipeline(task, model=f"me/{name}", **trust)(text), default=float))
+pipelines = json.loads(sys.argv[3]).items()
+answers = [pipeline(task, model=f"me/{name}", **trust)(text) for name, task in pipelines]
+with open(f"{out}.json", "w") as file:
+    json.dump(answers, file, default=float)
 assert not any(name.partition(".")[0] == "hftk" for name in sys.modules)
 """
 
 
 def test_what_was_pushed_loads_without_hftk_and_answers_the_same(runs, pushed, tmp_path, elsewhere):
-    lines = elsewhere(ARRIVED, TEXT, tmp_path / "found", **pushed.environment(token=None)).splitlines()
+    elsewhere(ARRIVED, TEXT, tmp_path / "found", json.dumps(PIPELINES), **pushed.environment(token=None))
     found = load_file(tmp_path / "found")
     inputs = AutoTokenizer.from_pretrained(runs / "pretrained")(TEXT, return_tensors="pt")
     model = AutoModelForSeq2SeqLM.from_pretrained(runs / "pretrained")
@@ -55,15 +58,11 @@ def test_what_was_pushed_loads_without_hftk_and_answers_the_same(runs, pushed, t
     for name, folder in (("n21", "n21"), ("second", "n21"), ("adapters", "adapters"), ("last_layer", "last_layer")):
         logits = load_task_model(str(runs / folder)).model(**inputs).logits
         assert torch.equal(found[name], logits), name
-    tagged, written, tree = map(json.loads, lines[-3:])
-    words = [("-", {"tokens": TEXT.split(), "source": TEXT})]
-    labels = load_task_model(str(runs / "n2n")).predict(words)[0][0]
-    assert {entity["entity"] for entity in tagged} <= {"N", "V"} and len(labels) == 2
-    assert written[0]["generated_text"] == "" or isinstance(written[0]["generated_text"], str)
-    parsed = load_task_model(str(runs / "n2path")).predict(words)[0][0]
-    assert [(word["head"], word["deprel"]) for word in tree] == list(
-        zip(parsed["head"], parsed["deprel"], strict=True)
-    )
+    answers = json.loads((tmp_path / "found.json").read_text())
+    for (name, task), there in zip(PIPELINES.items(), answers, strict=True):
+        ours = {"n2m": HftkText2TextPipeline, "n2path": HftkParsingPipeline}.get(name)
+        here = pipeline(task, model=str(runs / name), pipeline_class=ours)(TEXT)
+        assert json.loads(json.dumps(here, default=float)) == there, name
 
 
 def test_nothing_but_the_model_and_what_tells_of_it_goes(runs, pushed):
@@ -87,7 +86,9 @@ def test_the_backbone_is_a_repository_in_all_that_names_it(pushed, tmp_path):
     for files in (adapters, last):
         card = ModelCard(files["README.md"].decode())
         assert card.data.base_model == "me/pretrained" and '"me/pretrained"' in card.text
-        assert "\nmodel: me/pretrained\n" in files["recipe.yaml"].decode() and files["recipe.yaml"].decode() in card.text
+        assert (
+            "\nmodel: me/pretrained\n" in files["recipe.yaml"].decode() and files["recipe.yaml"].decode() in card.text
+        )
 
 
 def test_a_backbone_that_nobody_has_is_refused(runs):
@@ -170,3 +171,27 @@ def test_a_file_that_a_later_push_no_longer_has_is_deleted(runs, pushed, command
     said, errors = command(pushes, pushed.environment()).communicate(timeout=300)
     assert [line for line in said.splitlines() if line.isdigit()] == ["0", "0"], errors
     assert "model-00001-of-00001.safetensors" not in pushed.files("me/again")
+
+
+def test_a_run_is_repeated_from_its_repository(runs, pushed, command, tmp_path):
+    rows = [f"--data.{split}_files" for split in ("train", "validation", "test")]
+    data = [word for key in rows for word in (key, f"{runs}/n21.jsonl")]
+    again = ["finetune", "me/n21", "--output", str(tmp_path / "again"), *data]
+    said, errors = command([again], pushed.environment()).communicate(timeout=300)
+    assert said.splitlines()[-1] == "0", errors
+    first, second = (load_file(folder / "model.safetensors") for folder in (runs / "n21", tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, hub, command, tmp_path):
+    live = tmp_path / "live"
+    keys = ["--training.push_to_hub", "true", "--training.hub_model_id", "me/live", "--training.hub_token", "mine"]
+    process = command([["pretrain", f"{runs}/pretrain.yaml", "--output", str(live), *keys]], hub.environment("looks"))
+    said, errors = process.communicate(timeout=300)
+    assert said.splitlines()[-1] == "0", errors
+    files = hub.files("me/live")
+    assert set(files) == set(what_goes(live, "me/live", None)[0])
+    assert b"hub_" not in files["recipe.yaml"] and b"push_to_hub" not in files["recipe.yaml"]
+    _, step, *_ = hub.repositories["models", "me/live"].commits.values()
+    assert "model.safetensors" in step and not {"README.md", "recipe.yaml", "optimizer.pt"} & set(step)
+    assert not list(live.rglob("training_args.bin"))
