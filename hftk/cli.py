@@ -97,7 +97,7 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     """The scores of a task model on labelled rows."""
     from hftk.evaluate import evaluate
 
-    evaluate(options.directory, options.data)
+    evaluate(options.directory, options.data, options.metric)
 
 
 def predict(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -126,8 +126,11 @@ def inspect(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def push(options: argparse.Namespace, overrides: list[str]) -> None:
     """A run's folder to the Hub: lists what goes and what stays, then sends it as one commit."""
-    from hftk.hub.push import push
+    from hftk.hub.push import METRICS, push, push_metric
 
+    if options.directory in METRICS:
+        push_metric(options.directory, options.repo, options.private)
+        return
     push(options.directory, options.repo, options.private, options.revision, options.base)
 
 
@@ -212,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluating = add(evaluate)
     evaluating.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
     evaluating.add_argument("--data", nargs="+", required=True, metavar="FILE", help="labelled rows")
+    evaluating.add_argument("--metric", metavar="REPO", help="one of the Hub too, for trees; its code is run")
     predicting = add(predict)
     predicting.add_argument(
         "directory", nargs="+", metavar="DIR", help="what `hftk finetune` wrote; several over one backbone"
@@ -240,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     pushing = add(push)
-    pushing.add_argument("directory", metavar="DIR", help="what `hftk pretrain` or `hftk finetune` wrote")
+    pushing.add_argument("directory", metavar="DIR", help="what hftk wrote; or parsing_scores, the metric of trees")
     pushing.add_argument("repo", metavar="REPO", help="OWNER/NAME; is made if there is none")
     pushing.add_argument("--private", action="store_true", help="make it private")
     pushing.add_argument("--revision", metavar="BRANCH", help="is made if there is none (default: main)")

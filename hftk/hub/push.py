@@ -2,6 +2,8 @@
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,9 +17,11 @@ from transformers import Trainer
 
 from hftk.errors import UsageError
 from hftk.report.folder import ABOUT, CARD, CODE, CONFIGS, RECIPE, TOKENIZER, WEIGHTS
+from hftk.tasks import parsing_scores
 from hftk.tasks.task import ADAPTERS, LAST_LAYER
 
 PUBLIC = [*WEIGHTS, *CONFIGS, *TOKENIZER, *CODE, *ABOUT]
+METRICS = {"parsing_scores": parsing_scores}  # what no library defines; each file stands alone
 TEXT = (".json", ".jsonl", ".yaml", ".md", ".py", ".txt", ".jinja")
 SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
 
@@ -64,7 +68,7 @@ def push(
     for path in stays:
         print(f"stays {path}")
     api = HfApi(token=token)
-    try:
+    with told(repo):
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -73,6 +77,39 @@ def push(
             if path not in contents and any(PurePosixPath(path).match(pattern) for pattern in PUBLIC):
                 operations.append(CommitOperationDelete(path))
         commit = api.create_commit(repo, operations, commit_message=f"hftk push {folder.name}", revision=revision)
+    print(commit.commit_url)
+    return commit.commit_url
+
+
+def push_metric(name: str, repo: str, private: bool = False) -> str:
+    """
+    One of our metrics to the Hub, where `evaluate.load(repo)` finds it: a Space with its code.
+
+    Args:
+        name (`str`): of [`METRICS`].
+        repo (`str`), private (`bool`): as for [`push`].
+    """
+    file = Path(str(METRICS[name].__file__))
+    described = str(METRICS[name].__doc__).strip()
+    head = f"---\ntitle: {repo.rpartition('/')[2]}\nsdk: static\ntags:\n- evaluate\n- metric\n---\n"
+    card = f'{head}\n{described}\n\n```python\nimport evaluate\n\nmetric = evaluate.load("{repo}")\n```\n'
+    api = HfApi()
+    with told(repo):
+        repo = api.create_repo(repo, repo_type="space", space_sdk="static", private=private, exist_ok=True).repo_id
+        contents = {f"{repo.rpartition('/')[2]}.py": file, "README.md": card.encode()}
+        for path in contents:
+            print(f"goes  {path}")
+        operations = [CommitOperationAdd(path, content) for path, content in contents.items()]
+        commit = api.create_commit(repo, operations, commit_message=f"hftk push {name}", repo_type="space")
+    print(commit.commit_url)
+    return commit.commit_url
+
+
+@contextmanager
+def told(repo: str) -> Iterator[None]:
+    """Within, what the Hub refuses and what the connection does not carry are `UsageError`s."""
+    try:
+        yield
     except HFValidationError as error:
         raise UsageError(f"{repo}: {error}") from error
     except LocalTokenNotFoundError as error:
@@ -88,8 +125,6 @@ def push(
         if isinstance(cause, RequestError):
             raise UsageError(lost(cause, repo)) from error
         raise
-    print(commit.commit_url)
-    return commit.commit_url
 
 
 def push_run(trainer: Trainer) -> None:

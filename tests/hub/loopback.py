@@ -61,6 +61,7 @@ class Hub:
         stops_at (`int`, *optional*): uploads read so many bytes and then nothing more, until `stopped` is seen and
             the sender gone.
         room (`int`, *optional*): bytes that `objects` may have together.
+        asked (`list[str]`): the paths of all requests.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class Hub:
         self.stops_at: int | None = None
         self.stopped = threading.Event()
         self.room: int | None = None
+        self.asked: list[str] = []
         self.lock = threading.Lock()
         handler = type("LoopbackHandler", (Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -97,6 +99,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(path)
         for method, pattern, name in ROUTES:
             if self.command in method.split() and (found := re.fullmatch(pattern, path)):
                 try:

@@ -195,3 +195,13 @@ def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, h
     _, step, *_ = hub.repositories["models", "me/live"].commits.values()
     assert "model.safetensors" in step and not {"README.md", "recipe.yaml", "optimizer.pt"} & set(step)
     assert not list(live.rglob("training_args.bin"))
+
+
+def test_a_metric_is_pushed_and_used_by_a_command_each(runs, hub, command, tmp_path):
+    push = ["push", "parsing_scores", "me/trees"]
+    used = ["evaluate", str(runs / "n2path"), "--data", str(runs / "n2path.conllu"), "--metric", "me/trees"]
+    said, errors = command([push, used], hub.environment() | {"HF_HOME": str(tmp_path)}).communicate(timeout=300)
+    assert said.splitlines()[-1] == "0", errors
+    assert set(hub.files("me/trees", kind="spaces")) == {"README.md", "trees.py"}
+    scores = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    assert {"uas", "las", "clas"} <= set(scores) and "/spaces/me/trees/resolve/main/trees.py" in hub.asked
