@@ -1,5 +1,7 @@
 """hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with AutoModel."""
 
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -27,7 +29,7 @@ __version__ = "0.1.0"
 
 AutoConfig.register("hftk", HftkConfig)
 AutoConfig.register("hftk_arc", HftkArcConfig)
-for auto_class, head in [
+heads: list[tuple[Any, Any]] = [
     (AutoModel, HftkModel),
     (AutoModelForPreTraining, HftkForPreTraining),
     (AutoModelForMaskedLM, HftkForMaskedLM),
@@ -35,7 +37,8 @@ for auto_class, head in [
     (AutoModelForSequenceClassification, HftkForSequenceClassification),
     (AutoModelForTokenClassification, HftkForTokenClassification),
     (AutoModel, HftkForArcPrediction),
-]:
+]
+for auto_class, head in heads:
     auto_class.register(head.config_class, head)
     head.register_for_auto_class(auto_class)  # its code is saved beside its weights, for whoever has no hftk
 HftkConfig.register_for_auto_class()

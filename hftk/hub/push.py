@@ -96,7 +96,7 @@ def push_metric(name: str, repo: str, private: bool = False) -> str:
     api = HfApi()
     with told(repo):
         repo = api.create_repo(repo, repo_type="space", space_sdk="static", private=private, exist_ok=True).repo_id
-        contents = {f"{repo.rpartition('/')[2]}.py": file, "README.md": card.encode()}
+        contents: dict[str, Content] = {f"{repo.rpartition('/')[2]}.py": file, "README.md": card.encode()}
         for path in contents:
             print(f"goes  {path}")
         operations = [CommitOperationAdd(path, content) for path, content in contents.items()]
@@ -203,7 +203,7 @@ def public_names(folder: Path, recipe: dict[str, Any], repo: str, base: str | No
     """
     names = {str(recipe["output"]): repo, str(folder): repo, str(folder.absolute()): repo}
     model = recipe.get("model")
-    if isinstance(model, str) and Path(model).is_dir():
+    if isinstance(model, str) and (base or Path(model).is_dir()):
         if base is None and any((folder / part).exists() for part in (ADAPTERS, LAST_LAYER)):
             raise UsageError(
                 f"{folder} needs the weights of {model}, which nobody else has: push that first, then name its "

@@ -111,8 +111,10 @@ def card_data(recipe: dict[str, Any], metrics: dict[str, Any], template: str) ->
     """What the Hub reads of a card: its head."""
     said = recipe.get("card", {})
     shape = SHAPES[recipe["task"]["name"]] if "task" in recipe else None
-    results = []
-    for split, values in scores(metrics).items() if shape else ():
+    results: list[EvalResult] = []
+    for split, values in scores(metrics).items():
+        if shape is None:
+            break  # the bits of a pretraining are no task's
         for metric, (value, _) in values.items():
             result = EvalResult(
                 task_type=shape[1],

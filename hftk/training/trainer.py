@@ -28,6 +28,8 @@ class HftkTrainer(Trainer):
     Args and methods are those of [`transformers.Trainer`].
     """
 
+    push_in_progress: PushInProgress | None
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.args.device.type == "cpu":

@@ -17,7 +17,7 @@ from tests.hub.loopback import Hub
 KOREAN = Path(__file__).parents[1] / "korean.txt"
 ANIMALS, VERBS = ["고양이가", "개가", "새가"], ["잔다", "먹는다", "운다"]
 PAIRS = [(animal, verb) for animal in ANIMALS for verb in VERBS] * 2
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "n21": [{"text": f"{animal} {verb}", "label": verb} for animal, verb in PAIRS],
     "n2n": [{"tokens": [animal, verb], "labels": ["N", "V"]} for animal, verb in PAIRS],
     "n2m": [{"source": animal, "target": verb} for animal, verb in PAIRS],

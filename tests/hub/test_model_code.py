@@ -1,6 +1,7 @@
 """What a run saves loads where hftk is not installed, by the code that lies beside the weights, to the same bits."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ assert not any(name.partition(".")[0] == "hftk" for name in sys.modules)
 
 def test_pipelines_of_all_shapes_work_without_hftk(runs, elsewhere):
     text, words = "고양이가 먹는다", [["고양이가", "먹는다"]]
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"make": {"task": "fill-mask", "model": f"{runs}/pretrained"}, "of": "고양이가 <mask>"},
         {"make": {"task": "text-classification", "model": f"{runs}/n21"}, "of": text},
         {"make": {"task": "token-classification", "model": f"{runs}/n2n"}, "of": text},

@@ -85,7 +85,7 @@ def test_the_backbone_is_a_repository_in_all_that_names_it(pushed, tmp_path):
         assert weights.metadata()["backbone"] == "me/pretrained"
     for files in (adapters, last):
         card = ModelCard(files["README.md"].decode())
-        assert card.data.base_model == "me/pretrained" and '"me/pretrained"' in card.text
+        assert card.data.to_dict()["base_model"] == "me/pretrained" and '"me/pretrained"' in card.text
         assert (
             "\nmodel: me/pretrained\n" in files["recipe.yaml"].decode() and files["recipe.yaml"].decode() in card.text
         )

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -37,7 +38,7 @@ def test_every_number_of_a_card_stands_in_what_the_run_left(kind):
 
 
 def test_the_head_has_scores_for_the_hub(tmp_path):
-    data = card(EXAMPLES / "task").data
+    data: Any = card(EXAMPLES / "task").data
     metrics = json.loads((EXAMPLES / "task" / "metrics.json").read_text(encoding="utf-8"))
     scores = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
     assert scores["test", "accuracy"] == metrics["test_accuracy"] and ("test", "loss") not in scores
