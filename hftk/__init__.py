@@ -1,5 +1,7 @@
 """hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with AutoModel."""
 
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,14 +28,21 @@ from .model.modeling_hftk_arc import HftkForArcPrediction
 __version__ = "0.1.0"
 
 AutoConfig.register("hftk", HftkConfig)
-AutoModel.register(HftkConfig, HftkModel)
-AutoModelForPreTraining.register(HftkConfig, HftkForPreTraining)
-AutoModelForMaskedLM.register(HftkConfig, HftkForMaskedLM)
-AutoModelForSeq2SeqLM.register(HftkConfig, HftkForConditionalGeneration)
-AutoModelForSequenceClassification.register(HftkConfig, HftkForSequenceClassification)
-AutoModelForTokenClassification.register(HftkConfig, HftkForTokenClassification)
 AutoConfig.register("hftk_arc", HftkArcConfig)
-AutoModel.register(HftkArcConfig, HftkForArcPrediction)
+heads: list[tuple[Any, Any]] = [
+    (AutoModel, HftkModel),
+    (AutoModelForPreTraining, HftkForPreTraining),
+    (AutoModelForMaskedLM, HftkForMaskedLM),
+    (AutoModelForSeq2SeqLM, HftkForConditionalGeneration),
+    (AutoModelForSequenceClassification, HftkForSequenceClassification),
+    (AutoModelForTokenClassification, HftkForTokenClassification),
+    (AutoModel, HftkForArcPrediction),
+]
+for auto_class, head in heads:
+    auto_class.register(head.config_class, head)
+    head.register_for_auto_class(auto_class)  # its code is saved beside its weights, for whoever has no hftk
+HftkConfig.register_for_auto_class()
+HftkArcConfig.register_for_auto_class()
 
 __all__ = [
     "HftkArcConfig",

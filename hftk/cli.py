@@ -1,8 +1,8 @@
 """
 The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
 
-Exit status: 0 when what was asked was done, 1 when a run of a comparison failed or converted weights are not proved
-equal, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
+Exit status: 0 when what was asked was done, 1 when a run of a comparison failed, converted weights are not proved equal
+or a checkpoint is not what it was, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     """The scores of a task model on labelled rows."""
     from hftk.evaluate import evaluate
 
-    evaluate(options.directory, options.data)
+    evaluate(options.directory, options.data, options.metric)
 
 
 def predict(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -148,6 +148,27 @@ def convert(options: argparse.Namespace, overrides: list[str]) -> int:
     for line in summary(report):
         print(line)
     return int(not report.ok)
+
+
+def push(options: argparse.Namespace, overrides: list[str]) -> None:
+    """A run's folder to the Hub: lists what goes and what stays, then sends it as one commit."""
+    from hftk.hub.push import METRICS, push, push_metric
+
+    if options.directory in METRICS:
+        push_metric(options.directory, options.repo, options.private)
+        return
+    push(options.directory, options.repo, options.private, options.revision, options.base)
+
+
+def verify(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Is a checkpoint still what was saved, and does it still answer the same?"""
+    from hftk.hub.fingerprint import verify
+    from hftk.hub.repository import folder_of
+
+    differences = verify(folder_of(options.checkpoint, options.revision))
+    for line in differences or [f"{options.checkpoint}: as it was saved"]:
+        print(line)
+    return int(bool(differences))
 
 
 def recipes_ls(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -208,7 +229,9 @@ def _parser() -> argparse.ArgumentParser:
         if takes_recipe:
             added.usage = "%(prog)s RECIPE [--key value …]"
             added.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="show this, and the recipe's keys")
-            added.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `hftk recipes ls` lists")
+            added.add_argument(
+                "recipe", metavar="RECIPE", help="a YAML file, a name that `hftk recipes ls` lists, or a repository"
+            )
         return added
 
     add(quickstart).add_argument("--output", required=True, metavar="DIR", help="folder for all that it makes")
@@ -218,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluating = add(evaluate)
     evaluating.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
     evaluating.add_argument("--data", nargs="+", required=True, metavar="FILE", help="labelled rows")
+    evaluating.add_argument("--metric", metavar="REPO", help="one of the Hub too, for trees; its code is run")
     predicting = add(predict)
     predicting.add_argument(
         "directory", nargs="+", metavar="DIR", help="what `hftk finetune` wrote; several over one backbone"
@@ -261,6 +285,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     converting.add_argument("--dry-run", action="store_true", help="read and write no tensor")
     converting.add_argument("--report", type=Path, metavar="FILE", help="as JSON; DST/conversion.json has it too")
+
+    pushing = add(push)
+    pushing.add_argument("directory", metavar="DIR", help="what hftk wrote; or parsing_scores, the metric of trees")
+    pushing.add_argument("repo", metavar="REPO", help="OWNER/NAME; is made if there is none")
+    pushing.add_argument("--private", action="store_true", help="make it private")
+    pushing.add_argument("--revision", metavar="BRANCH", help="is made if there is none (default: main)")
+    pushing.add_argument("--base", metavar="REPO", help="where the checkpoint that the run started from was pushed")
+    verifying = add(verify)
+    verifying.add_argument("checkpoint", metavar="DIR_OR_REPO", help="what hftk wrote or pushed")
+    verifying.add_argument("--revision", metavar="R", help="of a repository: a branch or a commit")
 
     recipes = commands.add_parser("recipes", help="List and copy the recipes that hftk carries.", allow_abbrev=False)
     recipes_commands = recipes.add_subparsers(required=True, metavar="ls | cp")

@@ -21,20 +21,25 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.dynamic_module_utils import custom_object_save
 
 from hftk.errors import UsageError
 from hftk.evaluate import scores
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
+from hftk.hub.fingerprint import save_fingerprint
+from hftk.hub.push import push_run
 from hftk.model import pipeline_hftk
 from hftk.predict import TaskModel, load_task_model
 from hftk.recipe import save_recipe
-from hftk.report.plots import plot_confusion
+from hftk.report.card import write_card
+from hftk.report.folder import write_run
+from hftk.report.plots import plot_confusion, plot_losses
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
 from hftk.tasks.task import LAST_LAYER, Example, Task
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.retention import Pretraining, pretraining_of, put_back
-from hftk.training.trainer import peak_memory_gb
+from hftk.training.trainer import peak_memory_gb, read_log
 from hftk.training.transfer import (
     SlowStart,
     freeze,
@@ -155,6 +160,14 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         save_recipe(recipe, output / "recipe.yaml")
         write_metrics(metrics, output / "metrics.json")
+        held: dict[str, Any] = {split: {"rows": len(rows[split])} for split in rows if rows[split]}
+        held |= {"steps": trainer.state.global_step, "max_length": max_length}
+        write_run(output, held, sum(parameter.numel() for parameter in trainer.model.parameters()))
+        plot_losses(read_log(output), output / "plots" / "loss.png")
+        save_fingerprint(output)
+        write_card(output)
+        if recipe.training.push_to_hub:
+            push_run(trainer)
         print(f"{output}: {readable_scores(metrics)}{forgetting(metrics)}")
     return metrics
 
@@ -214,7 +227,11 @@ def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
     if not transfer.save_alone:
         trainer.save_model()
     if alone and trainer.is_world_process_zero():
-        trainer.model.config.save_pretrained(output)
+        base = trainer.model.get_base_model() if transfer.method == "lora" else trainer.model
+        if base.is_remote_code():  # elsewhere than here
+            custom_object_save(base, output, config=base.config)
+        base.config.architectures = [type(base).__name__]
+        base.config.save_pretrained(output)
     if transfer.save_alone and trainer.is_world_process_zero():
         trained = {n: p.detach().cpu().contiguous() for n, p in trainer.model.named_parameters() if p.requires_grad}
         save_file(trained, Path(output, LAST_LAYER), metadata={"backbone": recipe.model})

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from hftk.errors import UsageError
 from hftk.recipe import load_recipe
+from hftk.report.card import CardArguments
 from hftk.tasks.morphemes import Morphemes
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n2n import N2N
@@ -80,6 +81,8 @@ class FinetuneRecipe:
             The labelled text.
         transfer (`TransferArguments`):
             Which weights may change, and what keeps the model from forgetting what it knew.
+        card (`CardArguments`):
+            What the model's card says that the run cannot know.
         training (`TrainingArguments`):
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
         from_scratch (`bool`, *optional*, defaults to `False`):
@@ -100,6 +103,7 @@ class FinetuneRecipe:
     task: Any
     data: TaskDataArguments
     transfer: TransferArguments
+    card: CardArguments
     training: TrainingArguments = field(
         metadata={
             "remove_unused_columns": False,

@@ -18,9 +18,13 @@ from hftk.data.packing import PackedRows, evaluation_rows
 from hftk.data.tokenizer import load_tokenizer, train_tokenizer
 from hftk.data.vocabulary import Vocabulary
 from hftk.errors import UsageError
+from hftk.hub.fingerprint import save_fingerprint
+from hftk.hub.push import push_run
 from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkForConditionalGeneration, HftkForMaskedLM, HftkForPreTraining
 from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
+from hftk.report.card import write_card
+from hftk.report.folder import write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime
@@ -92,6 +96,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     metrics = last_evaluation(trainer)
     steps_made = trainer.state.global_step - (int(checkpoint.rpartition("-")[2]) if checkpoint else 0)
     metrics["steps"] = trainer.state.global_step
+    metrics["tokens_seen"] = round(trainer.state.global_step * rows.rows_per_batch * tokens_per_row(rows))
     metrics["minutes"] = seconds / 60
     metrics["trainable_parameters"] = trainer.get_num_trainable_parameters()
     metrics["peak_memory_gb"] = peak_memory_gb()
@@ -102,10 +107,16 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     trainer.save_model()
     if state.is_main_process:
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        held = {split: corpus.manifest[split] for split in ("train", "validation", "dropped")}
+        write_run(output, held, model.num_parameters())
         log = read_log(output)
         plot_losses(log, output / "plots" / "loss.png")
         if recipe.measure.layer_gradients:
             plot_layer_gradients({output.name: log}, output / "plots" / "gradients.png")
+        save_fingerprint(output)
+        write_card(output)
+        if recipe.training.push_to_hub:
+            push_run(trainer)
     state.print(summary(output, metrics))
     return metrics
 

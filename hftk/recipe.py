@@ -29,6 +29,7 @@ from hftk.recipe_keys import (
     read_overrides,
     type_name,
 )
+from hftk.report.card import CardArguments
 from hftk.training.pretraining import MeasureArguments
 from hftk.training.runtime import RuntimeArguments
 
@@ -96,6 +97,8 @@ class PretrainRecipe:
             How to run on this machine. What is left open is measured once, and then kept.
         measure (`MeasureArguments`):
             What to measure beside the loss.
+        card (`CardArguments`):
+            What the model's card says that the run cannot know.
         training (`TrainingArguments`):
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
         seed (`int`, *optional*, defaults to 42):
@@ -110,6 +113,7 @@ class PretrainRecipe:
     budget: Budget
     runtime: RuntimeArguments
     measure: MeasureArguments
+    card: CardArguments
     training: TrainingArguments = field(
         metadata={"remove_unused_columns": False}  # it would drop what a packed row tells the collator
     )

@@ -1,6 +1,7 @@
 """The recipes that hftk carries: in a checkout beside the package, in an installed hftk inside it."""
 
 import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,19 +27,39 @@ def find_recipe(name: str) -> Path:
 
     Args:
         name (`str`):
-            `my/recipe.yaml`, or `pretrain/debug`, or `pretrain/debug.yaml`. A file comes first.
+            `my/recipe.yaml`, or `pretrain/debug`, or `pretrain/debug.yaml`; or `owner/name` or `owner/name@revision`, a
+            repository that `hftk push` filled, whose recipe is fetched. A file comes first.
 
     Raises:
-        UsageError: If there is neither.
+        UsageError: If there is none of these.
     """
     if Path(name).is_file():
         return Path(name)
     carried = recipes_folder() / f"{name.removesuffix('.yaml')}.yaml"
     if carried.is_file():
         return carried
+    fetched = _recipe_of_repository(name)
+    if fetched is not None:
+        return fetched
     nearest = difflib.get_close_matches(name, [carried for carried, _ in list_recipes()], n=1)
     hint = f"did you mean '{nearest[0]}'?" if nearest else "`hftk recipes ls` lists the recipes that hftk carries"
     raise UsageError(f"{name}: no such file and no such recipe; {hint}")
+
+
+def _recipe_of_repository(name: str) -> Path | None:
+    """The `recipe.yaml` of a repository; None if there is no such repository, or it has none, or no network."""
+    repo, _, revision = name.partition("@")
+    kinds = {path.name for path in recipes_folder().iterdir()}
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or repo.partition("/")[0] in kinds:
+        return None
+    from httpx2 import RequestError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, "recipe.yaml", revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RequestError):
+        return None
 
 
 def copy_recipe(name: str, destination: str) -> None:

@@ -58,6 +58,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "modern": {},
 }
 
+# The class behind each Auto class, for whoever loads a folder without hftk: by the code that is saved in it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_hftk.HftkConfig",
+    "AutoModel": "modeling_hftk.HftkModel",
+    "AutoModelForPreTraining": "modeling_hftk.HftkForPreTraining",
+    "AutoModelForMaskedLM": "modeling_hftk.HftkForMaskedLM",
+    "AutoModelForSeq2SeqLM": "modeling_hftk.HftkForConditionalGeneration",
+    "AutoModelForSequenceClassification": "modeling_hftk.HftkForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_hftk.HftkForTokenClassification",
+}
+
 
 class HftkConfig(PreTrainedConfig):
     r"""
@@ -228,6 +239,11 @@ class HftkConfig(PreTrainedConfig):
         if preset not in PRESETS:
             raise ValueError(f"preset '{preset}' does not exist; choose one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[preset], **overrides})
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As in transformers, except that all heads are named, since the weights may serve others than was saved."""
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
 
     def _refuse_nonsense(self) -> None:
         for field, choices in CHOICES.items():

@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .configuration_hftk import HftkConfig
+
 WORD_POOLING = ("mean", "first")
 
 
@@ -47,7 +49,10 @@ class HftkArcConfig(PreTrainedConfig):
         if self.backbone_config is None:
             raise ValueError("backbone_config is missing: give the configuration of the model that reads the tokens")
         if isinstance(self.backbone_config, dict):
-            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+            if self.backbone_config["model_type"] == "hftk":  # which AutoConfig knows only where hftk is imported
+                self.backbone_config = HftkConfig(**self.backbone_config)
+            else:
+                self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         # what is set here goes to the backbone too, and must not undo the backbone's own choice
         kwargs.setdefault("attn_implementation", self.backbone_config._attn_implementation)
         super().__post_init__(**kwargs)

@@ -10,6 +10,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hftk_arc import HftkArcConfig
+from .modeling_hftk import HftkEncoderModel, HftkModel
 
 
 @dataclass
@@ -196,8 +197,10 @@ class HftkForArcPrediction(PreTrainedModel):
         super().__init__(config)
         backbone_config, dropout = config.backbone_config, config.head_dropout
         width = backbone_config.hidden_size
+        # ours is built by the class beside this one, since AutoModel knows it only where hftk is imported
+        build = HftkModel._from_config if backbone_config.model_type == "hftk" else AutoModel.from_config
         # the dtype of the head, and not the one that the backbone was saved in
-        self.backbone = encoder_of(AutoModel.from_config(backbone_config, dtype=torch.get_default_dtype()))
+        self.backbone = encoder_of(build(backbone_config, dtype=torch.get_default_dtype()))
         self.root = HftkRoot(width)
         if config.scalar_mix:
             self.layer_mix = HftkScalarMix(backbone_config.num_hidden_layers + 1)
@@ -244,9 +247,11 @@ class HftkForArcPrediction(PreTrainedModel):
             backbone_config = AutoConfig.from_pretrained(name_or_path)
         if backbone_config.model_type == "hftk":
             backbone_config.trained_objectives = None  # it refuses a decoder that was never trained; none is taken here
+        backbone_config.name_or_path = ""  # of no use to others, who get the encoder's weights with the parser's
         model = cls(HftkArcConfig(backbone_config=backbone_config, **config_kwargs))
         if pretrained:
-            loaded = AutoModel.from_pretrained(name_or_path, config=backbone_config)
+            load = HftkEncoderModel if backbone_config.model_type == "hftk" else AutoModel  # no decoder is asked for
+            loaded = load.from_pretrained(name_or_path, config=backbone_config)
             model.backbone.load_state_dict(encoder_of(loaded).state_dict())
         return model
 

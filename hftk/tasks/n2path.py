@@ -126,9 +126,11 @@ class N2Path(Task[Tree]):
             return prediction
         return {**prediction, "conllu": with_tree(row["conllu"], prediction["head"], prediction["deprel"])}
 
+    def references(self, rows: list[Row]) -> list[Tree]:
+        return [{"head": row["head"], "deprel": row["deprel"]} for row in rows]
+
     def score(self, predictions: list[Tree], rows: list[Row]) -> dict[str, float]:
-        references = [{"head": row["head"], "deprel": row["deprel"]} for row in rows]
-        return ParsingScores(keep_in_memory=True).compute(predictions=predictions, references=references)
+        return ParsingScores(keep_in_memory=True).compute(predictions=predictions, references=self.references(rows))
 
     def load_model(
         self, checkpoint: str, config: PreTrainedConfig, names: list[str] | None, from_scratch: bool

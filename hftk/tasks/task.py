@@ -140,6 +140,12 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
     def columns(self, prediction: Prediction, row: Row) -> Row:
         """The prediction as columns of the row."""
 
+    def references(self, rows: list[Row]) -> list[Prediction]:
+        """What rows say, in the form of predictions, for a metric that anyone wrote."""
+        raise UsageError(
+            f"--metric: what {self.name} predicts is in no form that metrics of the Hub take; leave it out"
+        )
+
     @abstractmethod
     def score(self, predictions: list[Prediction], rows: list[Row]) -> dict[str, float]:
         """The task's metrics."""

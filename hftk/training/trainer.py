@@ -6,20 +6,29 @@ from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
+from hftk.tasks.task import ADAPTERS
 
 LOG_FILE = "log.jsonl"
 
 
 class HftkTrainer(Trainer):
     """
-    [`transformers.Trainer`] with three differences: it leaves no `training_args.bin` (a pickle that holds the Hub
+    [`transformers.Trainer`] with four differences: it leaves no `training_args.bin` (a pickle that holds the Hub
     token), it logs the loss of the step itself (the original logs an average over the steps since the last line, which
-    a resume changes), and it writes what it logs to `log.jsonl`.
+    a resume changes), it writes what it logs to `log.jsonl`, and with `push_to_hub` it sends no more than the model of
+    a checkpoint while it trains; `hftk pretrain` and `hftk finetune` push the whole folder, once that is written.
 
     Args and methods are those of [`transformers.Trainer`].
     """
+
+    push_in_progress: PushInProgress | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -47,6 +56,29 @@ class HftkTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the command that trains pushes when the recipe, the scores and the card are written too."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """
+        In the background. The original would send all that lies in the output folder, the prepared corpus for one, and
+        a pickle that holds the Hub token.
+        """
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or busy:
+            return
+        if Path(checkpoint_folder, ADAPTERS).exists():  # they tell where on this machine their backbone lies
+            return
+        job = HfApi(token=self.args.hub_token).upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=checkpoint_folder,
+            allow_patterns=[*WEIGHTS, *CONFIGS, *TOKENIZER, *CODE],
+            commit_message=f"Step {self.state.global_step}",
+            revision=self.args.hub_revision,
+            run_as_future=True,
+        )
+        self.push_in_progress = PushInProgress([job])
 
 
 class LogFile(TrainerCallback):

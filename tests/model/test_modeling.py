@@ -194,7 +194,7 @@ def test_classifiers_ignore_padding(build):
         ({"dropout": 1.5}, "below 1"),
         ({"attention_window": 0}, "nothing but itself"),
         ({"norm_type": "none", "embedding_norm": True}, "nothing to normalise with"),
-        ({"tie_word_embeddings": False}, "one head"),
+        ({"tie_word_embeddings": False}, "tie_lm_head=False"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(fields, words):
