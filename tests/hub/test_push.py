@@ -118,6 +118,7 @@ def test_a_token_or_a_place_of_this_machine_is_refused_by_its_line(runs, tmp_pat
 @pytest.mark.slow
 def test_who_may_not_push_leaves_nothing_and_is_told_which_right_is_missing(runs, hub, command, tmp_path):
     push = ["push", f"{runs}/n21", "me/refused", "--private"]
+    hub.objects.clear()  # of other tests
     tokens = [{"HF_TOKEN": token} for token in ("looks", "other", "unknown")]
     first = hub.environment("looks") | {"HF_HOME": str(tmp_path)}
     process = command([push] * 3, first, *tokens[1:])
