@@ -49,6 +49,7 @@ assert not any(name.partition(".")[0] == "hftk" for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_what_was_pushed_loads_without_hftk_and_answers_the_same(runs, pushed, tmp_path, elsewhere):
     elsewhere(ARRIVED, TEXT, tmp_path / "found", json.dumps(PIPELINES), **pushed.environment(token=None))
     found = load_file(tmp_path / "found")
@@ -65,6 +66,7 @@ def test_what_was_pushed_loads_without_hftk_and_answers_the_same(runs, pushed, t
         assert json.loads(json.dumps(here, default=float)) == there, name
 
 
+@pytest.mark.slow
 def test_nothing_but_the_model_and_what_tells_of_it_goes(runs, pushed):
     for name in ("pretrained", "n21", "n2path", "adapters", "last_layer"):
         files = pushed.files(f"me/{name}")
@@ -77,6 +79,7 @@ def test_nothing_but_the_model_and_what_tells_of_it_goes(runs, pushed):
     assert set(pushed.files("me/n21", "second")) == set(pushed.files("me/n21"))
 
 
+@pytest.mark.slow
 def test_the_backbone_is_a_repository_in_all_that_names_it(pushed, tmp_path):
     adapters, last = pushed.files("me/adapters"), pushed.files("me/last_layer")
     assert json.loads(adapters["adapter_config.json"])["base_model_name_or_path"] == "me/pretrained"
@@ -112,8 +115,10 @@ def test_a_token_or_a_place_of_this_machine_is_refused_by_its_line(runs, tmp_pat
         what_goes(tmp_path, "me/n21", None)
 
 
+@pytest.mark.slow
 def test_who_may_not_push_leaves_nothing_and_is_told_which_right_is_missing(runs, hub, command, tmp_path):
     push = ["push", f"{runs}/n21", "me/refused", "--private"]
+    hub.objects.clear()  # of other tests
     tokens = [{"HF_TOKEN": token} for token in ("looks", "other", "unknown")]
     first = hub.environment("looks") | {"HF_HOME": str(tmp_path)}
     process = command([push] * 3, first, *tokens[1:])
@@ -125,6 +130,7 @@ def test_who_may_not_push_leaves_nothing_and_is_told_which_right_is_missing(runs
     assert ("models", "me/refused") not in hub.repositories and not hub.objects
 
 
+@pytest.mark.slow
 def test_a_private_repository_is_no_ones_elses(runs, hub, command, tmp_path):
     push = ["push", f"{runs}/n21", "me/hidden", "--private"]
     verify = ["verify", "me/hidden"]
@@ -135,6 +141,7 @@ def test_a_private_repository_is_no_ones_elses(runs, hub, command, tmp_path):
     assert [line for line in said.splitlines() if line.isdigit()][:3] == ["0", "0", "2"], errors
 
 
+@pytest.mark.slow
 def test_a_push_that_was_killed_is_made_whole_by_another(runs, hub, command):
     push = ["push", f"{runs}/pretrained", "me/killed"]
     hub.stops_at = 1000
@@ -152,6 +159,7 @@ def test_a_push_that_was_killed_is_made_whole_by_another(runs, hub, command):
     assert set(files) == set(what_goes(runs / "pretrained", "me/killed", None)[0])
 
 
+@pytest.mark.slow
 def test_a_full_hub_is_told_and_nothing_changes(runs, hub, command):
     hub.objects.clear()
     hub.room = 1000
@@ -162,6 +170,7 @@ def test_a_full_hub_is_told_and_nothing_changes(runs, hub, command):
     assert "the Hub has no room for this (Insufficient Storage)" in errors and hub.files("me/full") == {}
 
 
+@pytest.mark.slow
 def test_a_file_that_a_later_push_no_longer_has_is_deleted(runs, pushed, command, tmp_path):
     for path in (runs / "n21").iterdir():
         if path.is_file():
@@ -173,6 +182,7 @@ def test_a_file_that_a_later_push_no_longer_has_is_deleted(runs, pushed, command
     assert "model-00001-of-00001.safetensors" not in pushed.files("me/again")
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_repository(runs, pushed, command, tmp_path):
     rows = [f"--data.{split}_files" for split in ("train", "validation", "test")]
     data = [word for key in rows for word in (key, f"{runs}/n21.jsonl")]
@@ -183,6 +193,7 @@ def test_a_run_is_repeated_from_its_repository(runs, pushed, command, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, hub, command, tmp_path):
     live = tmp_path / "live"
     keys = ["--training.push_to_hub", "true", "--training.hub_model_id", "me/live", "--training.hub_token", "mine"]
@@ -197,6 +208,7 @@ def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, h
     assert not list(live.rglob("training_args.bin"))
 
 
+@pytest.mark.slow
 def test_a_metric_is_pushed_and_used_by_a_command_each(runs, hub, command, tmp_path):
     push = ["push", "parsing_scores", "me/trees"]
     used = ["evaluate", str(runs / "n2path"), "--data", str(runs / "n2path.conllu"), "--metric", "me/trees"]
