@@ -16,7 +16,7 @@ from hftk.data.corpus import Corpus, prepare_corpus, training_documents
 from hftk.data.objectives import Objective
 from hftk.data.packing import PackedRows, evaluation_rows
 from hftk.data.tokenizer import load_tokenizer, train_tokenizer
-from hftk.data.vocabulary import Vocabulary
+from hftk.data.vocabulary import SKIP_GRAM, Vocabulary
 from hftk.errors import UsageError
 from hftk.hub.fingerprint import save_fingerprint
 from hftk.hub.push import push_run
@@ -103,6 +103,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     metrics["tokens_per_second"] = steps_made * rows.rows_per_batch * tokens_per_row(rows) / seconds
     counts = token_counts(corpus, len(vocabulary.token_bytes))
     for name, part in held_out_rows.items():
+        if name == SKIP_GRAM:
+            continue  # it predicts no tokens
         metrics[f"eval_{name}_unigram_bits_per_byte"] = unigram_bits_per_byte(part, counts, vocabulary)
     trainer.save_model()
     if state.is_main_process:
@@ -186,7 +188,7 @@ def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, obje
             )
     if objectives == {"masked_lm"}:
         model_class: type[PreTrainedModel] = HftkForMaskedLM
-    elif "masked_lm" in objectives:
+    elif objectives & {"masked_lm", SKIP_GRAM}:
         model_class = HftkForPreTraining
     else:
         model_class = HftkForConditionalGeneration
@@ -331,4 +333,5 @@ def summary(output: Path, metrics: dict[str, float]) -> str:
         f"{metrics[f'eval_{name}_unigram_bits_per_byte']:.3f})"
         for name in names
     )
+    scores = scores or f"{metrics['eval_loss']:.3f} nats a word"  # skip_gram
     return f"{output}: after {metrics['steps']:,} steps, {metrics['minutes']:.1f} minutes: {scores}"

@@ -141,6 +141,23 @@ def test_a_checkpoint_of_one_objective_goes_on_with_the_other(recipe, tmp_path):
     AutoModelForSeq2SeqLM.from_pretrained(both)
 
 
+def test_embeddings_learn_which_words_stand_near_each_other_and_a_pretraining_goes_on_with_them(recipe, tmp_path):
+    words = pretrain(
+        recipe, "--objective.name", "skip_gram", "--training.max_steps", "30", "--training.learning_rate", "0.02"
+    )
+    losses = [line["loss"] for line in read_log(words) if "loss" in line]
+    assert losses[-1] < losses[0] - 0.2
+    weights = load_file(words / "model.safetensors")
+    with pytest.raises(ValueError, match="trained on skip_gram alone"):
+        AutoModelForMaskedLM.from_pretrained(words)
+    for name in ("masked_lm", "span_corruption", "mixture"):
+        run = pretrain(
+            recipe, "--output", str(tmp_path / name), "--model", str(words), "--objective.name", name,
+            "--training.max_steps", "1", "--training.learning_rate", "0",
+        )  # fmt: skip
+        assert all(torch.equal(tensor, weights[key]) for key, tensor in load_file(run / "model.safetensors").items())
+
+
 def test_batch_norm_pretrains_on_rows_of_one_document(recipe):
     assert main(["pretrain", str(recipe), "--model.norm_type", "batch_norm"]) == 2
     run = pretrain(recipe, "--model.norm_type", "batch_norm", "--data.packing", "false")

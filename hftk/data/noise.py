@@ -56,6 +56,16 @@ def masked_lm(
     return Noised(source, lengths, np.where(chosen, ids, IGNORED), lengths)
 
 
+def word_starts(ids: np.ndarray, lengths: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """
+    1 at the first token of each word and 0 elsewhere, `(N,)` int64, for documents as `masked_lm` takes them.
+    """
+    word_lengths, _ = _split_words(ids, lengths, vocabulary)
+    starts = np.zeros(len(ids), dtype=np.int64)
+    starts[_starts(word_lengths)] = 1
+    return starts
+
+
 def _split_words(ids: np.ndarray, lengths: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """Lengths in tokens of all words, `(W,)`, and the number of words of each document, `(D,)`."""
     begins = vocabulary.starts_word[ids]

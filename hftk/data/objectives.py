@@ -6,8 +6,17 @@ from typing import Literal
 
 import numpy as np
 
-from hftk.data.noise import IGNORED, Noised, count_noise, infilling, masked_lm, shuffled_words, span_corruption
-from hftk.data.vocabulary import OBJECTIVES, Vocabulary
+from hftk.data.noise import (
+    IGNORED,
+    Noised,
+    count_noise,
+    infilling,
+    masked_lm,
+    shuffled_words,
+    span_corruption,
+    word_starts,
+)
+from hftk.data.vocabulary import OBJECTIVES, SKIP_GRAM, Vocabulary
 from hftk.errors import UsageError
 
 NOISE_DENSITY = {"masked_lm": 0.15, "span_corruption": 0.15, "infilling": 0.30}
@@ -21,6 +30,8 @@ class ObjectiveArguments:
     Args:
         name (`str`, *optional*, defaults to `"mixture"`):
             `masked_lm`, `span_corruption`, `infilling`, or a `mixture`, which draws one of them for each global batch.
+            `skip_gram` noises nothing and runs no layer: the embeddings alone learn which words stand near each other.
+            It is for a first run of minutes, from whose checkpoint another goes on.
         weights (`dict[str, float]`, *optional*, defaults to masked_lm and span_corruption, 1.0 each):
             How often the mixture draws each objective, relative to the others. Read for a mixture only.
         noise_density (`float`, *optional*):
@@ -33,7 +44,7 @@ class ObjectiveArguments:
         UsageError: If a value is out of its range.
     """
 
-    name: Literal["masked_lm", "span_corruption", "infilling", "mixture"] = "mixture"
+    name: Literal["masked_lm", "span_corruption", "infilling", "mixture", "skip_gram"] = "mixture"
     weights: dict[str, float] = field(default_factory=lambda: {"masked_lm": 1.0, "span_corruption": 1.0})
     noise_density: float | None = None
     mean_span_length: float = 3.0
@@ -73,14 +84,14 @@ class Objective:
         self.is_mixture = arguments.name == "mixture"
         self.shuffles_words = False
         weights: dict[str, float] = dict(arguments.weights) if self.is_mixture else {arguments.name: 1.0}
-        self.names = [name for name in OBJECTIVES if weights.get(name, 0) > 0]
+        self.names = [name for name in (*OBJECTIVES, SKIP_GRAM) if weights.get(name, 0) > 0]
         self.shares = np.array([weights[name] for name in self.names]) / sum(weights.values())
         for name in self.names:
             if self.is_mixture and name not in vocabulary.modes:
                 raise UsageError(f"a mixture with {name} needs the token <{name}>, which the tokenizer lacks: add it")
             if name == "span_corruption" and not len(vocabulary.sentinels):
                 raise UsageError("span_corruption needs <extra_id_0> and so on, which the tokenizer lacks: add them")
-            if name != "span_corruption" and vocabulary.mask is None:
+            if name in ("masked_lm", "infilling") and vocabulary.mask is None:
                 raise UsageError(f"{name} needs a mask token, which the tokenizer lacks: add one")
 
     def only(self, name: str) -> "Objective":
@@ -119,6 +130,8 @@ class Objective:
         return np.maximum.reduce(sources), np.maximum.reduce(targets)
 
     def _packed_lengths(self, name: str, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if name == SKIP_GRAM:
+            return lengths, np.zeros_like(lengths)
         source_specials = 3 if self.is_mixture else 2
         if name == "masked_lm":
             return lengths + source_specials, np.zeros_like(lengths)
@@ -143,8 +156,12 @@ class Objective:
         Returns:
             `Noised`: of each document the source as `<s> source </s>`, in a mixture `<s> <mode> source </s>`, and the
             labels as `labels </s>`; those of masked_lm are as long as the source, -100 wherever nothing is predicted.
+            For skip_gram the documents as they are, and [`word_starts`].
         """
-        vocabulary, density = self.vocabulary, self._noise_density(name)
+        vocabulary = self.vocabulary
+        if name == SKIP_GRAM:
+            return Noised(ids, lengths, word_starts(ids, lengths, vocabulary), lengths)
+        density = self._noise_density(name)
         before = [vocabulary.bos, vocabulary.modes[name]] if self.is_mixture else [vocabulary.bos]
         if name == "masked_lm":
             noised = masked_lm(ids, lengths, rng, vocabulary, density)

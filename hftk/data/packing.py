@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from hftk.data.corpus import Documents
 from hftk.data.noise import IGNORED
 from hftk.data.objectives import Objective
+from hftk.data.vocabulary import SKIP_GRAM
 from hftk.errors import UsageError
 
 EVALUATION_SEED = 0
@@ -124,11 +125,10 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         ids, lengths = self._read(row)
         name = self.objective.draw(self.seed, row // self.rows_per_batch)
         noised = self.objective.noise(name, ids, lengths, np.random.default_rng([3, self.seed, row]))
-        example = {
-            "input_ids": noised.source,
-            "position_ids": _count_from_zero(noised.source_lengths),
-            "labels": noised.labels,
-        }
+        example = {"input_ids": noised.source, "position_ids": _count_from_zero(noised.source_lengths)}
+        if name == SKIP_GRAM:
+            return example | {"word_starts": noised.labels}
+        example["labels"] = noised.labels
         if name != "masked_lm":
             example["decoder_position_ids"] = _count_from_zero(noised.label_lengths)
         return example
@@ -189,17 +189,20 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         Returns:
             `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` (1 for tokens, 0 for padding) and `position_ids`,
             `(B, S)` each, and `labels`: for masked_lm `(B, S)`; for denoising `(B, T)`, as are then
-            `decoder_attention_mask` and `decoder_position_ids`. All are int64. Positions restart at 0 at each document,
+            `decoder_attention_mask` and `decoder_position_ids`. For skip_gram `word_starts`, `(B, S)`, in the place of
+            labels. All are int64. Positions restart at 0 at each document,
             and padding goes on with those of the row's last one, so that no query is without keys; its labels are -100.
         """
         source_length = _padded_length([row["input_ids"] for row in rows], self.max_source_length)
-        labels = [row["labels"] for row in rows]
         batch = {
             "input_ids": _pad([row["input_ids"] for row in rows], source_length, self.objective.vocabulary.pad),
             "attention_mask": _pad([np.ones_like(row["input_ids"]) for row in rows], source_length, 0),
         }
         if self.packing:
             batch["position_ids"] = _pad_positions([row["position_ids"] for row in rows], source_length)
+        if "word_starts" in rows[0]:
+            return batch | {"word_starts": _pad([row["word_starts"] for row in rows], source_length, 0)}
+        labels = [row["labels"] for row in rows]
         if "decoder_position_ids" not in rows[0]:
             return batch | {"labels": _pad(labels, source_length, IGNORED)}
         target_length = _padded_length(labels, self.max_target_length)

@@ -687,6 +687,52 @@ class HftkEncoder(HftkStack):
             self.embed_token_types = nn.Embedding(config.type_vocab_size, config.d_model)
         self.post_init()
 
+    def skip_gram_loss(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        word_starts: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        How well the embeddings of a word tell the words of its document that are at most five words away from the other
+        words of the batch: a skip-gram (Mikolov et al. 2013) over words that are the mean of their tokens and n-grams
+        (Bojanowski et al. 2017), with a softmax over 1,024 words at a time, all words near weighing alike (Khosla et
+        al. 2020, equation 2). No layer is run.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`): 0 for padding.
+            word_starts (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                1 at the first token of each word, and so of each row; 0 elsewhere and in padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): as in `forward`.
+
+        Returns:
+            `torch.FloatTensor` of shape `()`: the mean over the words that have others near them, in nats.
+        """
+        assert input_ids is not None and attention_mask is not None
+        if position_ids is None:
+            position_ids = positions_from_mask(attention_mask, 0, input_ids.shape[1], input_ids.device)
+        embeds = self.embed(input_ids, None)
+        if self.config.ngram_order > 1:
+            embeds = embeds + self.embed_ngrams(input_ids, position_ids)
+        real, begins = attention_mask.bool(), word_starts.bool()
+        word = begins.flatten().cumsum(0)[real.flatten()] - 1  # (tokens,): which word each belongs to
+        words = embeds.new_zeros(int(begins.sum()), embeds.shape[-1]).index_add(0, word, embeds[real])
+        words = words / torch.bincount(word)[:, None]  # (words, d_model)
+        document = (position_ids == 0).flatten().cumsum(0)[begins.flatten()]  # (words,)
+
+        losses, count = [], 0
+        for some, of in zip(words.split(1024), document.split(1024), strict=True):
+            place = torch.arange(len(some), device=some.device)
+            apart = (place[:, None] - place).abs()
+            near = (apart > 0) & (apart <= 5) & (of[:, None] == of)  # (some, some)
+            scores = (some @ some.T).float().masked_fill(apart == 0, torch.finfo(torch.float32).min)
+            each = -(scores.log_softmax(dim=-1) * near).sum(dim=-1) / near.sum(dim=-1).clamp(min=1)
+            losses.append(each.sum())
+            count += int(near.any(dim=-1).sum())
+        return torch.stack(losses).sum() / max(count, 1)
+
     @capture_outputs
     def forward(
         self,
@@ -1113,6 +1159,7 @@ class HftkForMaskedLM(HftkEncoderBase):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
+        word_starts: torch.Tensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """
@@ -1122,8 +1169,14 @@ class HftkForMaskedLM(HftkEncoderBase):
                 be of tokens without a label.
             num_items_in_batch (`int`, *optional*):
                 the sum of the losses is divided by it, instead of by the number of labels.
+            word_starts (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                the output is then nothing but the loss of [`HftkEncoder.skip_gram_loss`].
             others: as in [`HftkEncoder`].
         """
+        if word_starts is not None:
+            return MaskedLMOutput(
+                loss=self.encoder.skip_gram_loss(input_ids, attention_mask, word_starts, position_ids)
+            )
         outputs = self.encoder(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from hftk.data.packing import PackedRows
-from hftk.data.vocabulary import Vocabulary
+from hftk.data.vocabulary import SKIP_GRAM, Vocabulary
 from hftk.training.trainer import HftkTrainer
 
 
@@ -52,10 +52,10 @@ class HeldOut:
 
 
 def held_out(rows: PackedRows, weight: float, vocabulary: Vocabulary) -> HeldOut:
-    """Counts the labels of `rows`."""
+    """Counts the labels of `rows`; those of skip_gram are no tokens, and there are none to count."""
     token_bytes = vocabulary.token_bytes
     counts = np.zeros(len(token_bytes), dtype=np.int64)
-    for index in range(len(rows)):
+    for index in range(0 if rows.objective.names == [SKIP_GRAM] else len(rows)):
         labels = rows[index]["labels"]
         counts += np.bincount(labels[labels >= 0], minlength=len(counts))
     return HeldOut(rows, weight, counts, int((counts * token_bytes).sum()))
@@ -97,6 +97,18 @@ def negative_log_likelihood(
     return accelerator.reduce(total, "sum").item()
 
 
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, rows: PackedRows, batch_size: int, accelerator: Accelerator) -> float:
+    """Over the batches of `rows`, for an objective that predicts no tokens; each process computes all of them."""
+    model.eval()
+    starts = range(0, len(rows), batch_size)
+    total = 0.0
+    for first in starts:
+        batch = rows.collate([rows[index] for index in range(first, min(first + batch_size, len(rows)))])
+        total += model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()}).loss.item()
+    return total / len(starts)
+
+
 def layer_gradient_norms(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """
     L2 norm of the gradient of all parameters of each layer, a scalar by the layer's name (`encoder.layers.0`), from the
@@ -114,7 +126,8 @@ class PretrainingTrainer(HftkTrainer):
     """
     The Trainer of `hftk pretrain`. Rows are read in order (each is a function of the seed and its index, see
     [`PackedRows`]), and evaluation reports, for each objective and their weighted mean, `eval_loss` (nats a label) and
-    `eval_bits_per_byte` (negative log-likelihood of all labels over the UTF-8 bytes of those labels).
+    `eval_bits_per_byte` (negative log-likelihood of all labels over the UTF-8 bytes of those labels; not of skip_gram,
+    whose labels are words of the batch).
 
     Args:
         held_out (`dict[str, HeldOut]`): what to evaluate on, by objective.
@@ -156,6 +169,9 @@ class PretrainingTrainer(HftkTrainer):
     def _scores(self, parts: dict[str, HeldOut], prefix: str) -> dict[str, float]:
         metrics: dict[str, float] = {f"{prefix}_loss": 0.0, f"{prefix}_bits_per_byte": 0.0}
         for name, part in parts.items():
+            if name == SKIP_GRAM:  # never in a mixture
+                loss = mean_loss(self.model, part.rows, self.args.per_device_eval_batch_size, self.accelerator)
+                return {f"{prefix}_loss": loss, f"{prefix}_{name}_loss": loss}
             nats = negative_log_likelihood(
                 self.model, part.rows, self.args.per_device_eval_batch_size, self.accelerator
             )

@@ -24,7 +24,7 @@ from transformers import (
 from hftk.data.corpus import Corpus, DataArguments, find_corpus, prepare_corpus
 from hftk.data.objectives import Objective, ObjectiveArguments
 from hftk.data.packing import PackedRows, evaluation_rows
-from hftk.data.vocabulary import Vocabulary
+from hftk.data.vocabulary import SKIP_GRAM, Vocabulary
 from hftk.errors import UsageError
 from hftk.model.modeling_hftk_arc import HftkForArcPrediction
 from hftk.tasks.task import loading_quietly
@@ -118,6 +118,8 @@ def pretraining_of(
         if "task" in written:
             raise UsageError(f"{checkpoint} was fine-tuned, and no longer has all parts of its pretraining")
         arguments = ObjectiveArguments(**written.get("objective", {}))
+        if arguments.name == SKIP_GRAM:
+            raise UsageError(f"{checkpoint} was trained on skip_gram, which tells no tokens and has no bits per byte")
         data = DataArguments(**written.get("data", {}))
     else:
         arguments = ObjectiveArguments(name=foreign_objective(config, tokenizer))

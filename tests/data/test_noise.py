@@ -16,6 +16,7 @@ from hftk.data.noise import (
     masked_lm,
     shuffled_words,
     span_corruption,
+    word_starts,
 )
 from hftk.data.vocabulary import Vocabulary
 
@@ -333,3 +334,15 @@ def test_all_orders_of_words_are_equally_likely() -> None:
     rng = np.random.default_rng(0)
     orders = Counter(tuple(shuffled_words(noised, ids, rng, vocabulary, True).source.tolist()) for _ in range(1200))
     assert len(orders) == 6 and min(orders.values()) > 150
+
+
+# skip_gram
+
+
+@given(lengths=document_lengths, seed=seeds)
+def test_words_start_where_words_are_split(lengths, seed):
+    ids = distinct(lengths, seed)
+    starts = documents_of(word_starts(ids, np.array(lengths), VOCABULARY), np.array(lengths))
+    for original, found in zip(documents_of(ids, np.array(lengths)), starts, strict=True):
+        firsts = [word[0] for word in split_words(original, VOCABULARY)]
+        assert found == [int(place in firsts) for place in range(len(original))]
