@@ -239,12 +239,12 @@ def _parser() -> argparse.ArgumentParser:
     add(pretrain, takes_recipe=True).add_argument("--resume", action="store_true", help="go on where a run was cut off")
     add(finetune, takes_recipe=True)
     evaluating = add(evaluate)
-    evaluating.add_argument("directory", metavar="DIR", help="what `hftk finetune` wrote")
+    evaluating.add_argument("directory", metavar="DIR_OR_REPO", help="what `hftk finetune` wrote")
     evaluating.add_argument("--data", nargs="+", required=True, metavar="FILE", help="labelled rows")
     evaluating.add_argument("--metric", metavar="REPO", help="one of the Hub too, for trees; its code is run")
     predicting = add(predict)
     predicting.add_argument(
-        "directory", nargs="+", metavar="DIR", help="what `hftk finetune` wrote; several over one backbone"
+        "directory", nargs="+", metavar="DIR_OR_REPO", help="what `hftk finetune` wrote; several over one backbone"
     )
     predicting.add_argument("--input", default="-", metavar="FILE", help="rows; - is standard input (default)")
     predicting.add_argument("--output", default="-", metavar="FILE", help="- is standard output (default)")

@@ -15,7 +15,7 @@ def evaluate(directory: str, files: list[str], metric: str | None = None) -> dic
 
     Args:
         directory (`str`):
-            What `hftk finetune` wrote.
+            What `hftk finetune` wrote, or a repository of the Hub with it.
         files (`list[str]`):
             Labelled rows, in the formats and columns that the model was trained on.
         metric (`str`, *optional*):

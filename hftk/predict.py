@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
 from hftk.finetune_recipe import load_finetune_recipe
+from hftk.hub.repository import folder_of
 from hftk.report.predictions import as_svg, as_text
 from hftk.tasks.conllu import parse_sentences, utf8_lines
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
@@ -53,13 +54,17 @@ class TaskModel:
 
 
 def load_task_model(directory: str) -> TaskModel:
-    """What `hftk finetune` wrote, on the GPU if there is one. Raises `UsageError` if there is nothing of the kind."""
-    recipe_file = Path(directory) / "recipe.yaml"
+    """
+    What `hftk finetune` wrote, in a folder or a repository of the Hub, on the GPU if there is one. Raises `UsageError`
+    if there is nothing of the kind.
+    """
+    folder = folder_of(directory)
+    recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise UsageError(f"{directory}: no recipe.yaml in it; name a folder that `hftk finetune` wrote")
     # how it was trained is of no matter, and may ask for what this machine does not have
     recipe = load_finetune_recipe(recipe_file, ["--training.bf16", "false", "--training.fp16", "false"])
-    tokenizer, model = recipe.task.load(directory)
+    tokenizer, model = recipe.task.load(str(folder))
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     return TaskModel(recipe.task, tokenizer, model, names, min(recipe.data.max_length, tokenizer.model_max_length))
@@ -76,8 +81,8 @@ def predict(
 
     Args:
         directory (`str` or `list[str]`):
-            What `hftk finetune` wrote; of several, over one backbone, each row gets all predictions, and the backbone
-            reads it once.
+            What `hftk finetune` wrote, or a repository with it; of several, over one backbone, each row gets all
+            predictions, and the backbone reads it once.
         input (`str`, defaults to `"-"`):
             File with the columns that the model was trained on but for the labels; `-` is standard input, JSON lines
             (for trees CoNLL-U).

@@ -43,11 +43,14 @@ class CardArguments:
             Under which others may use the model, as the Hub writes it: `apache-2.0`.
         data_license (`str`, *optional*):
             Of the text that it learned from.
+        watts (`float`, *optional*):
+            What the machine draws while it trains. The card estimates the energy from it and says so.
     """
 
     language: list[str] = field(default_factory=list)
     license: str | None = None
     data_license: str | None = None
+    watts: float | None = None
 
 
 def write_card(folder: Path) -> None:
@@ -81,7 +84,7 @@ def card(folder: Path) -> ModelCard:
         name=recipe["output"],
         title=Path(recipe["output"]).name,
         base=base_model(recipe),
-        said={"language": [], "license": None, "data_license": None, **recipe.get("card", {})},
+        said={"language": [], "license": None, "data_license": None, "watts": None, **recipe.get("card", {})},
         trust=", trust_remote_code=True" if "auto_map" in config else "",
         seed=recipe.get("seed", 42),
         shape=SHAPES[recipe["task"]["name"]] if "task" in recipe else None,

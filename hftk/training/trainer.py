@@ -57,6 +57,13 @@ class HftkTrainer(Trainer):
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in transformers, and makes the branch `hub_revision`, without which pushes would fail unseen."""
+        super().init_hf_repo(token, private)
+        if self.args.hub_revision and self.is_world_process_zero():
+            api = HfApi(token=token or self.args.hub_token)
+            api.create_branch(self.hub_model_id, branch=self.args.hub_revision, exist_ok=True)
+
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the command that trains pushes when the recipe, the scores and the card are written too."""
 

@@ -183,12 +183,15 @@ def test_a_file_that_a_later_push_no_longer_has_is_deleted(runs, pushed, command
 
 
 @pytest.mark.slow
-def test_a_run_is_repeated_from_its_repository(runs, pushed, command, tmp_path):
+def test_a_run_is_repeated_and_scored_from_its_repository(runs, pushed, command, tmp_path):
     rows = [f"--data.{split}_files" for split in ("train", "validation", "test")]
     data = [word for key in rows for word in (key, f"{runs}/n21.jsonl")]
     again = ["finetune", "me/n21", "--output", str(tmp_path / "again"), *data]
-    said, errors = command([again], pushed.environment()).communicate(timeout=300)
+    scored = [["evaluate", place, "--data", f"{runs}/n21.jsonl"] for place in ("me/n21", f"{runs}/n21")]
+    said, errors = command([again, *scored], pushed.environment()).communicate(timeout=300)
     assert said.splitlines()[-1] == "0", errors
+    here, there = re.findall(r"^\{$.*?^\}$", said, re.DOTALL | re.MULTILINE)
+    assert here == there and "accuracy" in here
     first, second = (load_file(folder / "model.safetensors") for folder in (runs / "n21", tmp_path / "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -197,10 +200,11 @@ def test_a_run_is_repeated_from_its_repository(runs, pushed, command, tmp_path):
 def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, hub, command, tmp_path):
     live = tmp_path / "live"
     keys = ["--training.push_to_hub", "true", "--training.hub_model_id", "me/live", "--training.hub_token", "mine"]
+    keys += ["--training.hub_revision", "trial"]
     process = command([["pretrain", f"{runs}/pretrain.yaml", "--output", str(live), *keys]], hub.environment("looks"))
     said, errors = process.communicate(timeout=300)
     assert said.splitlines()[-1] == "0", errors
-    files = hub.files("me/live")
+    files = hub.files("me/live", "trial")
     assert set(files) == set(what_goes(live, "me/live", None)[0])
     assert b"hub_" not in files["recipe.yaml"] and b"push_to_hub" not in files["recipe.yaml"]
     _, step, *_ = hub.repositories["models", "me/live"].commits.values()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from hftk.report.card import card, templates, write_card
@@ -65,6 +66,15 @@ def test_what_was_forgotten_is_told_with_its_direction(tmp_path):
     del metrics["retention_before"], metrics["retention_after"]
     file.write_text(json.dumps(metrics))
     assert "forgot" not in card(tmp_path / "task").text
+
+
+def test_energy_is_estimated_from_the_watts_that_a_recipe_states_and_from_nothing_else(tmp_path):
+    shutil.copytree(EXAMPLES / "pretrained", tmp_path / "run")
+    assert "| energy | not measured |" in card(tmp_path / "run").text
+    minutes = json.loads((tmp_path / "run" / "metrics.json").read_text())["minutes"]
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "card": {"watts": 120}}))
+    assert f"| energy | {minutes * 2:.4g} Wh, estimated: its minutes at the 120 W" in card(tmp_path / "run").text
 
 
 def test_no_template_is_left_without_an_example():
