@@ -22,7 +22,7 @@ soak: .venv/installed
 	$(BIN)/python -m tests.soak.seeds runs/soak
 	for format in $(FORMATS); do \
 	  $(BIN)/python -m tests.soak.fuzz_readers $$format runs/soak/corpus/$$format -artifact_prefix=runs/soak/$$format- \
-	    -max_total_time=$$(($(SECONDS) / $(words $(FORMATS)))) -verbosity=0 || exit 1; \
+	    -max_total_time=$$(($(SECONDS) / $(words $(FORMATS)))) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
 lint: .venv/installed

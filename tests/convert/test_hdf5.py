@@ -93,7 +93,7 @@ def not_there(data, heap):
     ],
 )
 def test_no_circle_keeps_it_busy(tmp_path, file, part, damage, message):
-    """HDF5's own library goes round forever in such files."""
+    """HDF5's own library goes round forever in the second."""
     data = file.read_bytes()
     (tmp_path / "model.h5").write_bytes(damage(data, data.index(part)))
     with pytest.raises(UsageError, match=message) as error:

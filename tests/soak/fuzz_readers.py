@@ -1,6 +1,6 @@
 """
-Coverage-guided fuzzing of what reads strangers' files. Whatever the bytes: they are read, or refused by one `UsageError`
-in one line, in seconds and in little memory.
+Coverage-guided fuzzing of what reads strangers' files. Whatever the bytes: they are read, or refused in one line by
+a `UsageError`, in seconds and in little memory.
 
     make soak                                                               # every format, 10 minutes in all
     python -m tests.soak.fuzz_readers hdf5 runs/soak/corpus/hdf5 -max_total_time=60
