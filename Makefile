@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test slow lint
+.PHONY: quickstart test slow soak lint
 
 quickstart: .venv/installed
 	$(BIN)/hftk quickstart --output runs/quickstart
@@ -12,6 +12,18 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "slow and not tf"
+
+# Fuzzes what reads strangers' files of weights. What it finds is left in runs/soak, and so is what it learned.
+SECONDS = 600
+FORMATS = bundle hdf5 keras safetensors shards h5_shards
+
+soak: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[soak]'
+	$(BIN)/python -m tests.soak.seeds runs/soak
+	for format in $(FORMATS); do \
+	  $(BIN)/python -m tests.soak.fuzz_readers $$format runs/soak/corpus/$$format -artifact_prefix=runs/soak/$$format- \
+	    -max_total_time=$$(($(SECONDS) / $(words $(FORMATS)))) -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

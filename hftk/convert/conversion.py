@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def _target(
     by_torch = _fullest(classes, there | set(family.computed))
     if to != "hftk":
         config = {**found.raw_config, "architectures": [by_torch.class_name]}
+        config.pop("auto_map", None)  # it names code that lies beside the source
         return (None if to == "torch" else family.namings["tf"]), by_torch, by_torch, config
     hftk_config = family.to_hftk(found.config, there)
     class_name = family.hftk_classes[by_torch.class_name]
@@ -227,5 +229,10 @@ def _write_beside(folder: Path, found: Source, to: str, config: Config, class_na
 
 
 def write_report(report: Report, file: Path) -> None:
-    """As JSON, with `ok`."""
-    file.write_text(json.dumps({"ok": report.ok, **vars(report)}, indent=1, ensure_ascii=False) + "\n")
+    """As JSON, with `ok`. Of numbers that JSON does not have, infinite ones, it says `null`; `equal` is false there."""
+    outputs = [
+        {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in row.items()}
+        for row in report.outputs
+    ]
+    content = {"ok": report.ok, **vars(report), "outputs": outputs}
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

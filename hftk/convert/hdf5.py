@@ -4,36 +4,67 @@ Weights in HDF5: what Keras 2 and the TensorFlow classes of transformers save (`
 
 HDF5 can lead out of the file (external links, external storage, virtual datasets), in circles (links), and from a small
 file to a huge array (filters, space that was never written). Keras writes nothing of that, so all of it is refused.
-Links are looked at before they are followed, and layouts before a shape is asked for, since asking may already open
-other files. There are no checksums: a changed byte in a number gives another number.
+There are no checksums: a changed byte in a number gives another number.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from io import RawIOBase
 from pathlib import Path
+from struct import error as StructError
+from struct import unpack_from
 
 import h5py
 import numpy as np
 
+from hftk.convert.hdf5_file import (
+    ATTRIBUTE,
+    EXTERNAL,
+    FILTERS,
+    LAYOUT,
+    LINK,
+    LINK_INFO,
+    NOWHERE,
+    SOFT_LINK,
+    SPACE,
+    SYMBOLS,
+    TYPE,
+    Hdf5File,
+    Messages,
+    attribute,
+    shape_of,
+)
 from hftk.convert.skipping import why_skipped
-from hftk.convert.weights import ITEM_SIZES, ByteOrder, Tensor, Weights, byte_size, check_apart, check_name, to_array
+from hftk.convert.weights import (
+    ITEM_SIZES,
+    ByteOrder,
+    Tensor,
+    Weights,
+    byte_size,
+    check_apart,
+    check_name,
+    read_bytes,
+    to_array,
+)
 from hftk.errors import UsageError
 
 MAX_PATH = 1000  # bytes: deep groups with long names could make a small file's names fill the memory
 MEND = "damaged, or not written by Keras; get the file again"
+STRING, OPAQUE, VARIABLE = 3, 5, 9  # classes of types
+TEXT = b"\x19"  # a type: of that class, in version 1
+CONTIGUOUS, VIRTUAL = 1, 3  # layouts
 
 
-def _file_types() -> list[tuple[h5py.h5t.TypeID, str, ByteOrder]]:
+def _file_types() -> dict[bytes, tuple[str, ByteOrder]]:
     """The types of numbers as HDF5 describes them, with numpy's name and byte order."""
-    types: list[tuple[h5py.h5t.TypeID, str, ByteOrder]] = []
+    types: dict[bytes, tuple[str, ByteOrder]] = {}
     orders: tuple[ByteOrder, ByteOrder] = ("<", ">")
     for name in ITEM_SIZES:
         for order in orders:
             if name != "bfloat16":
                 dtype = np.dtype(name).newbyteorder(order)
-                types.append((h5py.h5t.py_create(dtype, logical=True), name, order))
+                encoded = h5py.h5t.py_create(dtype, logical=True).encode()
+                types.setdefault(encoded[2:], (name, order))  # before it stands what kind of thing was encoded
     return types
 
 
@@ -42,93 +73,89 @@ FILE_TYPES = _file_types()
 
 @contextmanager
 def _told_in_one_line(file: Path, what: str) -> Iterator[None]:
-    """What the library raises for a damaged file is of many types."""
     try:
         yield
     except UsageError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{file}: {what} cannot be read ({reason}): {MEND}") from error
+    except (ValueError, StructError) as error:
+        raise UsageError(f"{file}: {what} cannot be read ({error}): {MEND}") from error
 
 
-def _datasets(root: h5py.h5g.GroupID, file: Path) -> dict[str, h5py.h5d.DatasetID]:
-    """All datasets by path. Nothing of them is read."""
-    found: dict[str, h5py.h5d.DatasetID] = {}
-    seen = {h5py.h5o.get_info(root).addr}
-    groups = [(root, "")]
+def _datasets(hdf5: Hdf5File, file: Path) -> dict[str, Messages]:
+    """All datasets by path: what their headers say."""
+    found: dict[str, Messages] = {}
+    seen = {hdf5.root}
+    groups = [(hdf5.messages(hdf5.root), "")]
     while groups:
         group, path = groups.pop()
-        names: list[bytes] = []
-        group.links.iterate(names.append)
-        for name in names:
-            # A name with a slash would be looked up as a path.
-            inside = f"{path}{check_name(name.decode(), file)}"
-            if len(inside) > MAX_PATH or b"/" in name or name in (b"", b"."):
-                raise UsageError(f"{file}: {inside:.100} is no name that Keras gives: {MEND}")
-            if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise UsageError(f"{file}: {inside} is a link to elsewhere, which hftk does not follow; {MEND}")
-            item = h5py.h5o.open(group, name)
-            address = h5py.h5o.get_info(item).addr
-            if address in seen:
-                raise UsageError(f"{file}: {inside} stands in the file under another name too: {MEND}")
-            seen.add(address)
-            if isinstance(item, h5py.h5g.GroupID):
-                groups.append((item, inside + "/"))
-            elif isinstance(item, h5py.h5d.DatasetID):
-                found[inside] = item
-            else:
-                raise UsageError(f"{file}: {inside} is neither a group nor a tensor: {MEND}")
+        if LINK in group or SYMBOLS not in group:
+            raise UsageError(f"{file}: group {path or '/'} has a link to elsewhere, or is in a newer form: {MEND}")
+        for message in group[SYMBOLS]:
+            for name, address, kind in hdf5.links(message):
+                inside = f"{path}{check_name(name.decode(), file)}"
+                if len(inside) > MAX_PATH or b"/" in name or name in (b"", b"."):
+                    raise UsageError(f"{file}: {inside:.100} is no name that Keras gives: {MEND}")
+                if kind == SOFT_LINK:
+                    raise UsageError(f"{file}: {inside} is a link to elsewhere, which hftk does not follow; {MEND}")
+                if address in seen or inside in found:
+                    raise UsageError(f"{file}: {inside} stands in the file under another name too: {MEND}")
+                seen.add(address)
+                messages = hdf5.messages(address)
+                if SYMBOLS in messages or LINK_INFO in messages:
+                    groups.append((messages, inside + "/"))
+                elif LAYOUT in messages and SPACE in messages and TYPE in messages:
+                    found[inside] = messages
+                else:
+                    raise UsageError(f"{file}: {inside} is neither a group nor a tensor: {MEND}")
     return dict(sorted(found.items()))
 
 
-def _type(dataset: h5py.h5d.DatasetID, path: str, file: Path) -> tuple[str, ByteOrder]:
+def _type(hdf5: Hdf5File, messages: Messages, path: str, file: Path) -> tuple[str, ByteOrder]:
     """The type of the numbers and their byte order; `text` for strings."""
-    stored = dataset.get_type()
-    if stored.get_class() == h5py.h5t.STRING:
+    [stored] = messages[TYPE]
+    for encoded, number in FILE_TYPES.items():
+        if stored.startswith(encoded) and not any(stored[len(encoded) :]):
+            return number
+    kind, flags, size = unpack_from("<BBxxI", stored)
+    if kind & 15 == STRING or (kind & 15 == VARIABLE and flags & 15 == 1):
         return "text", "<"
-    for file_type, name, order in FILE_TYPES:
-        if stored.equal(file_type):
-            return name, order
-    if stored.get_class() == h5py.h5t.OPAQUE and stored.get_size() == 2 and h5py.h5a.exists(dataset, b"dtype"):
+    if kind & 15 == OPAQUE and size == 2:
         # HDF5 knows no bfloat16; Keras says so beside the bytes.
-        attribute = h5py.h5a.open(dataset, b"dtype")
-        if attribute.shape == () and h5py.Dataset(dataset).attrs["dtype"] == "bfloat16":
-            return "bfloat16", "<"
+        for message in messages.get(ATTRIBUTE, []):
+            name, its_type, value = attribute(message)
+            if name == b"dtype" and its_type[:1] == TEXT and hdf5.text(value) == b"bfloat16":
+                return "bfloat16", "<"
     raise UsageError(f"{file}: {path} does not hold numbers of a type that hftk reads; save it as float32")
 
 
-def _check_storage(dataset: h5py.h5d.DatasetID, path: str, file: Path) -> None:
-    """Raises unless the bytes are in this file, as they are."""
-    creation = dataset.get_create_plist()
-    if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
+def _place(messages: Messages, path: str, file: Path) -> tuple[int, int]:
+    """Where the bytes are and how many. Raises unless they are in this file, as they are, in one piece."""
+    [layout] = messages[LAYOUT]
+    version, kind = unpack_from("<BB", layout)
+    if EXTERNAL in messages or (version >= 3 and kind == VIRTUAL):
         raise UsageError(f"{file}: {path} lies in other files, which hftk does not open; write it into one file")
-    if creation.get_nfilters():
+    if FILTERS in messages:
         raise UsageError(f"{file}: {path} is compressed, which Keras never does; undo it: h5repack -f NONE {file} NEW")
+    if version != 3 or kind != CONTIGUOUS:
+        raise UsageError(f"{file}: {path} is in pieces, which Keras never does; undo it: h5repack -l CONTI {file} NEW")
+    start, size = unpack_from("<QQ", layout, 2)
+    return (0, 0) if start == NOWHERE else (start, size)
 
 
-def _read(
-    dataset: h5py.h5d.DatasetID, tensor: tuple[str, ByteOrder, tuple[int, ...]], path: str, file: Path
-) -> np.ndarray:
+def _read(file: Path, start: int, tensor: tuple[str, ByteOrder, tuple[int, ...]], path: str) -> np.ndarray:
     dtype, order, shape = tensor
-    data = np.empty(byte_size(shape, dtype), np.uint8)
-    with _told_in_one_line(file, path):
-        # As bytes: the type of the file on both sides, so that the library converts nothing.
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, mtype=dataset.get_type())
-    return to_array(data, dtype, shape, order)
+    return to_array(read_bytes(file, start, byte_size(shape, dtype), path), dtype, shape, order)
 
 
-def open_hdf5(file: Path, part: RawIOBase | None = None, size: int | None = None) -> Weights:
+def open_hdf5(file: Path, start: int = 0, size: int | None = None) -> Weights:
     """
     Opens weights in HDF5: reads what there is, and no tensor.
 
     Args:
         file (`Path`):
             The file.
-        part (`RawIOBase`, *optional*):
-            What to read instead, where the HDF5 file is a part of `file`.
-        size (`int`, *optional*):
-            The bytes of `part`.
+        start (`int`, defaults to 0), size (`int`, *optional*):
+            Where in it the HDF5 file starts, and its bytes, if it is only a part.
 
     Returns:
         `Weights`: names are the paths of datasets. What Keras 2 ties stands under two of them, with the same values.
@@ -141,28 +168,23 @@ def open_hdf5(file: Path, part: RawIOBase | None = None, size: int | None = None
     skipped: dict[str, str] = {}
     places: list[tuple[int, int, str]] = []
     with _told_in_one_line(file, "what is in it"):
-        # Locks are for those who write too, and some network drives have none.
-        root = h5py.File(part or file, "r", locking=None if part else False)["/"].id
-        datasets = _datasets(root, file)
-    for path, dataset in datasets.items():
+        hdf5 = Hdf5File(file, start, size)
+        datasets = _datasets(hdf5, file)
+    for path, messages in datasets.items():
         with _told_in_one_line(file, path):
-            _check_storage(dataset, path, file)
-            dtype, order = _type(dataset, path, file)
+            at, stored = _place(messages, path, file)
+            dtype, order = _type(hdf5, messages, path, file)
             reason = why_skipped(path, datasets) or ("text" if dtype == "text" else "")
             if reason:
                 skipped[path] = reason
                 continue
-            space = dataset.get_space()
-            if space.get_simple_extent_type() == h5py.h5s.NULL:
+            shape = shape_of(messages[SPACE][0])
+            if shape is None:
                 raise UsageError(f"{file}: {path} has no shape: {MEND}")
-            shape = space.get_simple_extent_dims()
-            stored = dataset.get_storage_size()
-            if not byte_size(shape, dtype) <= stored <= size:
-                raise UsageError(f"{file}: {path} is larger than what the file has of it: {MEND}")
-            start = dataset.get_offset()
-            if start is not None:  # in one piece
-                places.append((start, start + stored, path))
-        tensors[path] = Tensor(shape, dtype, partial(_read, dataset, (dtype, order, shape), path, file))
+            if byte_size(shape, dtype) != stored:
+                raise UsageError(f"{file}: {path} has {stored} bytes, which is not what its shape needs: {MEND}")
+            places.append((at, at + stored, path))
+        tensors[path] = Tensor(shape, dtype, partial(_read, file, start + at, (dtype, order, shape), path))
     check_apart(places, size, file)
     by_objects = any("vars" in path.split("/") for path in tensors)
     return Weights("HDF5", "Keras 3, by objects" if by_objects else "Keras 2, by names", file, tensors, skipped)

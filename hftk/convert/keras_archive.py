@@ -6,7 +6,6 @@ size once it is unpacked, is refused. Both parts have checksums, which are check
 config says how to build layers, down to code that is to be run. It is read as JSON and given on, and nothing is built.
 """
 
-import io
 import zipfile
 import zlib
 from dataclasses import replace
@@ -22,34 +21,6 @@ MAX_CONFIG = 100_000_000  # bytes; a parsed one takes several times as much
 LOCAL_HEADER = 30  # bytes, before the name
 ENCRYPTED = 1
 PIECE = 1 << 22  # bytes
-
-
-class _Part(io.RawIOBase):
-    """Some bytes of a file, as a file."""
-
-    def __init__(self, file: Path, start: int, size: int):
-        self.file = open(file, "rb", buffering=0)
-        self.start, self.size, self.place = start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence])
-        return self.place
-
-    def readinto(self, buffer) -> int:
-        self.file.seek(self.start + self.place)
-        count = self.file.readinto(memoryview(buffer)[: max(0, self.size - self.place)])
-        self.place += count or 0
-        return count or 0
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
 
 
 def _member(file: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, int]:
@@ -100,5 +71,5 @@ def open_archive(file: Path) -> Weights:
     if config_size > MAX_CONFIG:
         raise UsageError(f"{file}: {CONFIG} in it has {config_size} bytes: not written by Keras 3")
     config = parse_json(read_bytes(file, config_start, config_size, CONFIG).tobytes(), file)
-    weights = open_hdf5(file, _Part(file, start, size), size)
+    weights = open_hdf5(file, start, size)
     return replace(weights, container="Keras archive", config=config)

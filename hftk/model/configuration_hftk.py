@@ -8,7 +8,7 @@ from transformers.activations import ACT2FN
 CHOICES = {
     "norm_type": ("layer_norm", "rms_norm", "batch_norm", "none"),
     "norm_position": ("pre", "post"),
-    "position_embedding_type": ("sinusoidal", "learned", "relative", "rotary", "alibi", "none"),
+    "position_embedding_type": ("sinusoidal", "sinusoidal_halves", "learned", "relative", "rotary", "alibi", "none"),
     "activation_function": tuple(ACT2FN),
     "classifier_pooling": ("first", "mean"),
 }
@@ -105,8 +105,9 @@ class HftkConfig(PreTrainedConfig):
         residual (`bool`, defaults to `True`):
             Whether x goes round each block. Without, x + f(x) becomes f(x).
         position_embedding_type (`str`, defaults to `"rotary"`):
-            `sinusoidal` (Vaswani et al. 2017, §3.5), `learned`, `relative` (T5's buckets, shared by all layers of a
-            stack), `rotary` (Su et al. 2021), `alibi` (Press et al. 2021; symmetric in the encoder) or `none`.
+            `sinusoidal` (Vaswani et al. 2017, §3.5), `sinusoidal_halves` (Marian's: all sines before all cosines),
+            `learned`, `relative` (T5's buckets, shared by all layers of a stack), `rotary` (Su et al. 2021), `alibi`
+            (Press et al. 2021; symmetric in the encoder) or `none`.
         relative_attention_num_buckets (`int`, defaults to 32), relative_attention_max_distance (`int`, defaults to
         128):
             For `relative`.
@@ -266,7 +267,7 @@ class HftkConfig(PreTrainedConfig):
                 )
             if self.position_embedding_type == "rotary" and (self.head_dim or self.d_model // heads) % 2:
                 raise ValueError(f"rotary positions turn pairs of features: the {stack}'s head_dim must be even")
-        if self.position_embedding_type == "sinusoidal" and self.d_model % 2:
+        if self.position_embedding_type.startswith("sinusoidal") and self.d_model % 2:
             raise ValueError(f"sinusoidal positions come in pairs (sine, cosine): d_model={self.d_model} must be even")
         if self.position_embedding_type == "relative" and self.relative_attention_num_buckets % 4:
             raise ValueError(

@@ -112,14 +112,15 @@ def both_masks(first: Callable | None, second: Callable | None) -> Callable | No
     return lambda *indices: first(*indices) & second(*indices)
 
 
-def sinusoidal_embeddings(position_ids: torch.Tensor, d_model: int) -> torch.Tensor:
+def sinusoidal_embeddings(position_ids: torch.Tensor, d_model: int, halves: bool = False) -> torch.Tensor:
     """
-    Vaswani et al. 2017, §3.5: sine at even features, cosine at odd ones. `(batch, length)` → `(batch, length,
-    d_model)`, fp32.
+    Vaswani et al. 2017, §3.5: sine at even features, cosine at odd ones; in `halves` all sines before all cosines.
+    `(batch, length)` → `(batch, length, d_model)`, fp32.
     """
     exponents = torch.arange(0, d_model, 2, device=position_ids.device, dtype=torch.float32) / d_model
     angles = position_ids[..., None].float() / 10000.0**exponents  # (batch, length, d_model / 2)
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+    waves = (angles.sin(), angles.cos())
+    return torch.cat(waves, dim=-1) if halves else torch.stack(waves, dim=-1).flatten(-2)
 
 
 def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -572,8 +573,9 @@ class HftkStack(HftkPreTrainedModel):
     ) -> torch.Tensor:
         """The hidden states that the first layer reads: embeddings plus absolute positions, normalised, dropped out."""
         hidden_states = inputs_embeds
-        if self.config.position_embedding_type == "sinusoidal":
-            sinusoids = sinusoidal_embeddings(position_ids, self.config.d_model)
+        if self.config.position_embedding_type.startswith("sinusoidal"):
+            halves = self.config.position_embedding_type == "sinusoidal_halves"
+            sinusoids = sinusoidal_embeddings(position_ids, self.config.d_model, halves)
             hidden_states = hidden_states + sinusoids.to(hidden_states.dtype)
         elif self.config.position_embedding_type == "learned":
             hidden_states = hidden_states + self.embed_positions(position_ids)

@@ -77,3 +77,30 @@ tf.saved_model.save(model, str(ARTIFACTS / "bert_saved_model"))
 # A megabyte of graph that nothing here reads.
 (ARTIFACTS / "bert_saved_model/saved_model.pb").write_bytes(b"")
 (ARTIFACTS / "bert_saved_model/fingerprint.pb").unlink()
+
+
+def save_partitioned() -> None:
+    """The variables of `tf1_bert` as a cluster saves them: some in parts, and two data files."""
+    v1 = tf.compat.v1
+    parts = {
+        "bert/embeddings/word_embeddings": v1.fixed_size_partitioner(3, axis=0),
+        "bert/embeddings/position_embeddings": v1.fixed_size_partitioner(40, axis=0),
+        "bert/encoder/layer_1/intermediate/dense/kernel": v1.fixed_size_partitioner(2, axis=1),
+    }
+    reader = tf.train.load_checkpoint(str(ARTIFACTS / "tf1_bert/bert_model.ckpt"))
+    names = sorted(name for name in reader.get_variable_to_shape_map() if not name.endswith(("adam_m", "adam_v")))
+    folder = ARTIFACTS / "tf1_bert_partitioned"
+    folder.mkdir(exist_ok=True)
+    assigned = []
+    with tf.Graph().as_default(), v1.Session(config=v1.ConfigProto(device_count={"CPU": 2})) as session:
+        for place, name in enumerate(names):
+            with tf.device(f"/cpu:{place % 2}"), v1.variable_scope("", use_resource=False):
+                value = reader.get_tensor(name)
+                variable = v1.get_variable(name, value.shape, tf.as_dtype(value.dtype), partitioner=parts.get(name))
+                assigned.append(variable.assign(value))
+        session.run(assigned)
+        v1.train.Saver(sharded=True).save(session, str(folder / "bert_model.ckpt"), write_meta_graph=False)
+    (folder / "checkpoint").unlink()
+
+
+save_partitioned()

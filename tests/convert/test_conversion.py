@@ -35,6 +35,14 @@ ARTIFACTS = {
     "bert_pretraining": Artifact("bert_pretraining", "bert_pretraining", 5e-6, "BertForPreTraining", "HftkForMaskedLM"),
     "bert_saved_model": Artifact("bert_saved_model", "bert_saved_model", 5e-6, "BertModel", "HftkEncoderModel"),
     "tf1_bert": Artifact("tf1_bert/bert_model.ckpt", "tf1_bert", 5e-6, "BertForPreTraining", "HftkForMaskedLM"),
+    "tf1_bert_partitioned": Artifact(
+        "tf1_bert_partitioned/bert_model.ckpt",
+        "tf1_bert",
+        5e-6,
+        "BertForPreTraining",
+        "HftkForMaskedLM",
+        "tf1_bert/bert_config.json",
+    ),
     "bart": Artifact("bart", "bart", 4e-6, "BartForConditionalGeneration", "HftkForConditionalGeneration"),
     "tf2_bart": Artifact(
         "tf2_bart", "bart", 4e-6, "BartForConditionalGeneration", "HftkForConditionalGeneration", "bart/config.json"
@@ -125,6 +133,13 @@ def test_every_tensor_goes_back_bit_for_bit(converted, name, to):
         assert row["round_trip"] == (lost if through_bart else "bit-equal"), row
 
 
+def test_variables_in_parts_are_put_together(converted, artifacts):
+    """TensorFlow cut three of them, in rows and in columns, and wrote two data files."""
+    index = (artifacts / "tf1_bert_partitioned/bert_model.ckpt.index").read_bytes()
+    assert index.count(b"\0\1\1\2") >= 3  # the first slice of each
+    assert_same(arrays(converted("tf1_bert_partitioned", "torch")[0]), arrays(converted("tf1_bert", "torch")[0]))
+
+
 @pytest.mark.parametrize("name", H5)
 def test_back_to_tensorflow(converted, artifacts, tmp_path, name):
     """The file that TensorFlow wrote, but for the name of the model in its paths and for copies of what is tied."""
@@ -174,6 +189,33 @@ def test_command_line(artifacts, tmp_path, capsys):
     assert "there and back: 46 of 46 tensors bit-equal" in capsys.readouterr().out
     assert main(arguments) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def strict_json(file: Path) -> dict:
+    def refuse(number: str) -> None:
+        raise ValueError(f"{number} is not JSON")
+
+    return json.loads(file.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("spoil", ["another_shape", "no_number"])
+def test_the_report_is_json_for_strict_readers_too(artifacts, tmp_path, spoil):
+    with np.load(artifacts / "bert/io.npz") as arrays:
+        logits = arrays["out_logits"]
+        wrong = logits[:1] if spoil == "another_shape" else np.full_like(logits, np.nan)
+        np.savez(tmp_path / "io.npz", out_logits=wrong, **{n: arrays[n] for n in arrays if n[:3] == "in_"})
+    arguments = ["convert", str(artifacts / "bert"), str(tmp_path / "new"), "--reference", str(tmp_path / "io.npz")]
+    assert main([*arguments, "--report", str(tmp_path / "report.json")]) == 1
+    report = strict_json(tmp_path / "report.json")
+    assert not report["ok"] and report["outputs"] == [{"output": "logits", "max_difference": None, "equal": False}]
+
+
+def test_code_of_the_source_is_not_named(artifacts, tmp_path):
+    config = json.loads((artifacts / "bert/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling_theirs.Theirs"}}))
+    for to in ("torch", "hftk"):
+        convert(artifacts / "bert", tmp_path / to, to=to, config=tmp_path / "config.json")
+        assert "modeling_theirs" not in (tmp_path / to / "config.json").read_text()
 
 
 def test_nothing_is_written_unless_all_has_its_place(artifacts, tmp_path, capsys):

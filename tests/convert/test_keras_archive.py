@@ -40,7 +40,7 @@ def write(path, members, compression=zipfile.ZIP_STORED):
 @pytest.fixture(scope="module")
 def members(tmp_path_factory) -> list[tuple[str, bytes]]:
     path = tmp_path_factory.mktemp("archive") / "model.weights.h5"
-    with h5py.File(path, "w", libver="latest") as target:
+    with h5py.File(path, "w") as target:
         target["layers/dense/vars/0"] = np.arange(12, dtype=np.float32).reshape(3, 4)
     config = json.dumps({"class_name": "Sequential", "config": {}}).encode()
     return [("metadata.json", b"{}"), ("config.json", config), ("model.weights.h5", path.read_bytes())]

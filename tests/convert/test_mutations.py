@@ -1,23 +1,35 @@
 """
 The mistakes that conversions are made of. Each is made here in a rule or a configuration, and the report tells of it: a
 rule that loses numbers by the way back, one that is wrong both ways by the first layer that computes something else.
+The command exits with status 1.
 """
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hftk.convert.conversion import Report, convert
+from hftk.cli import main
+from hftk.convert.conversion import Report
 from hftk.convert.families import FAMILIES
-from hftk.convert.printing import summary
 from hftk.convert.reference import first_difference
 from hftk.convert.rules import SAME, TRANSPOSE, Rule, Transform
 
 LAYER, TORCH = "model/encoder/layers.0/", "model.encoder.layers.0."
 ZEROED = Transform("", "", lambda x, config: np.zeros_like(x), lambda x, config: x)
 SHIFTED = Transform("", "", lambda x, config: np.roll(x, 2, 0), lambda x, config: np.roll(x, -2, 0))
+
+
+def refused(source: Path, target: Path, *options: str) -> Report:
+    """The report of a command that finds that something is wrong."""
+    file = target.with_name("report.json")
+    reference = str(source / "io.npz")
+    assert main(["convert", str(source), str(target), "--reference", reference, "--report", str(file), *options]) == 1
+    content = json.loads(file.read_text())
+    assert content.pop("ok") is False
+    return Report(**content)
 
 
 @pytest.fixture
@@ -28,7 +40,7 @@ def with_rules(artifacts, tmp_path, monkeypatch):
         bart = FAMILIES["bart"]
         naming = replace(bart.namings["tf"], rules=(*rules, *bart.namings["tf"].rules))
         monkeypatch.setitem(FAMILIES, "bart", replace(bart, namings={**bart.namings, "tf": naming}))
-        return convert(artifacts / "bart", tmp_path / "new", reference=artifacts / "bart/io.npz")
+        return refused(artifacts / "bart", tmp_path / "new")
 
     return run
 
@@ -64,22 +76,22 @@ def with_rules(artifacts, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_wrong_both_ways(with_rules, tmp_path, rules, first):
+def test_wrong_both_ways(with_rules, tmp_path, capsys, rules, first):
     report = with_rules(*rules)
     assert {row["round_trip"] for row in report.tensors} == {"bit-equal"}  # which is no proof by itself
     assert not report.ok and not (tmp_path / "new").exists()
     difference = first_difference(report.outputs)
     assert difference is not None and difference["output"] == first and difference["max_difference"] > 1e-3
-    assert any(f"the first that differs is {first}" in line for line in summary(report))
+    assert f"the first that differs is {first}" in capsys.readouterr().out
 
 
-def test_a_bias_that_no_output_shows(with_rules):
+def test_a_bias_that_no_output_shows(with_rules, capsys):
     """The bias of keys changes all scores of a query alike, so softmax hides it: tensors must be compared."""
     name = TORCH + "self_attn.k_proj.bias"
     report = with_rules(Rule(LAYER + "self_attn/k_proj/bias", name, ZEROED))
     assert all(row["equal"] for row in report.outputs)
     assert [row["target"] for row in report.tensors if row["round_trip"] == "not the source"] == [name]
-    assert not report.ok and f"  {name}: not the source" in summary(report)
+    assert not report.ok and f"  {name}: not the source" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -93,13 +105,7 @@ def test_a_bias_that_no_output_shows(with_rules):
 def test_a_fact_that_no_weight_shows(artifacts, tmp_path, change, first, to):
     config = json.loads((artifacts / "bert/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    report = convert(
-        artifacts / "bert",
-        tmp_path / "new",
-        to=to,
-        config=tmp_path / "config.json",
-        reference=artifacts / "bert/io.npz",
-    )
+    report = refused(artifacts / "bert", tmp_path / "new", "--to", to, "--config", str(tmp_path / "config.json"))
     difference = first_difference(report.outputs)
     assert not report.ok and difference is not None and difference["output"] == first
     [(name, value)] = change.items()
@@ -113,6 +119,6 @@ def test_rows_are_dropped_where_they_are_not_read(artifacts, tmp_path, monkeypat
     rule = Rule("{stack}.embed_positions.weight", "model.{stack}.embed_positions.weight", wrong)
     naming = replace(bart.namings["hftk"], rules=(rule, *bart.namings["hftk"].rules))
     monkeypatch.setitem(FAMILIES, "bart", replace(bart, namings={**bart.namings, "hftk": naming}))
-    report = convert(artifacts / "bart", tmp_path / "new", to="hftk", reference=artifacts / "bart/io.npz")
+    report = refused(artifacts / "bart", tmp_path / "new", "--to", "hftk")
     difference = first_difference(report.outputs)
     assert not report.ok and difference is not None and difference["output"] == "encoder_hidden_states_0"

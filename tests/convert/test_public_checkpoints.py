@@ -1,9 +1,11 @@
 """torch checkpoints as the Hub has them become hftk's with the same outputs, and go back bit for bit."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 import transformers
@@ -146,13 +148,37 @@ def test_a_wrong_copy_of_a_tied_tensor_is_told(tmp_path, artifacts):
 
 
 def test_positions_that_were_trained_do_not_fit_marian(tmp_path, artifacts):
+    shutil.copytree(artifacts / "marian", tmp_path / "marian")
+    with h5py.File(tmp_path / "marian/tf_model.h5", "r+") as weights:
+        names: list[str] = []
+        weights.visit(names.append)
+        [table] = [name for name in names if "encoder/embed_positions/" in name and name.endswith(":0")]
+        weights[table][...] += 0.01
+    with pytest.raises(UsageError, match="embed_positions.* is not the table that marian computes"):
+        convert(tmp_path / "marian", tmp_path / "hftk", to="hftk")
+
+
+def test_marian_is_trained_as_hftk_and_goes_back(tmp_path, artifacts):
+    """Its positions are computed in hftk too, so that no training moves them."""
     convert(artifacts / "marian", tmp_path / "hftk", to="hftk")
-    file = tmp_path / "hftk/model.safetensors"
-    tensors = load_file(file)
-    tensors["encoder.embed_positions.weight"] += 0.01
-    save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(UsageError, match="embed_positions.weight is not the table that marian computes"):
-        convert(tmp_path / "hftk", tmp_path / "torch", to="torch", arch="MarianMTModel")
+    model = hftk.HftkForConditionalGeneration.from_pretrained(tmp_path / "hftk")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    inputs = {"input_ids": torch.randint(1, 119, (4, 30)), "labels": torch.randint(1, 119, (4, 20))}
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[0] - 0.1
+    model.eval().save_pretrained(tmp_path / "trained")
+    report = convert(tmp_path / "trained", tmp_path / "torch", to="torch")
+    assert report.ok and report.class_name == "MarianMTModel"
+    theirs = transformers.MarianMTModel.from_pretrained(tmp_path / "torch").eval()
+    inputs = {"input_ids": inputs["input_ids"], "decoder_input_ids": inputs["labels"]}
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**inputs).logits, model(**inputs).logits, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("preset", ["bart", "t5"])

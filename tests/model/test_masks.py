@@ -10,7 +10,7 @@ from hftk.model.modeling_hftk import HftkBatchNorm
 
 KERNELS = ["eager", "sdpa"]
 NGRAMS = {"ngram_vocab_size": 50, "ngram_dim": 8}
-POSITIONS = ["sinusoidal", "learned", "relative", "rotary", "alibi", "none"]
+POSITIONS = ["sinusoidal", "sinusoidal_halves", "learned", "relative", "rotary", "alibi", "none"]
 
 
 def ids(*shape: int) -> torch.Tensor:

@@ -31,7 +31,6 @@ TF = Naming(
 HFTK = Naming(
     rules=(
         Rule("shared.weight", "model.shared.weight"),
-        Rule("{stack}.embed_positions.weight", "model.{stack}.embed_positions.weight"),
         *layers_hftk(),
         Rule("lm_head.bias", "final_logits_bias", ROW),
     )
@@ -56,7 +55,7 @@ MARIAN = Family(
                 norm_position="post",
                 norm_eps=1e-5,
                 embedding_norm=False,
-                position_embedding_type="learned",
+                position_embedding_type="sinusoidal_halves",
                 gated_feed_forward=False,
                 use_bias=True,
             ),
