@@ -287,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     converting.add_argument("--report", type=Path, metavar="FILE", help="as JSON; DST/conversion.json has it too")
 
     pushing = add(push)
-    pushing.add_argument("directory", metavar="DIR", help="what hftk wrote; or parsing_scores, the metric of trees")
+    pushing.add_argument("directory", metavar="DIR", help="what hftk wrote; or parsing_scores, subject_scores")
     pushing.add_argument("repo", metavar="REPO", help="OWNER/NAME; is made if there is none")
     pushing.add_argument("--private", action="store_true", help="make it private")
     pushing.add_argument("--revision", metavar="BRANCH", help="is made if there is none (default: main)")

@@ -17,11 +17,12 @@ from transformers import Trainer
 
 from hftk.errors import UsageError
 from hftk.report.folder import ABOUT, CARD, CODE, CONFIGS, RECIPE, TOKENIZER, WEIGHTS
-from hftk.tasks import parsing_scores
+from hftk.tasks import parsing_scores, subject_scores
 from hftk.tasks.task import ADAPTERS, LAST_LAYER
 
 PUBLIC = [*WEIGHTS, *CONFIGS, *TOKENIZER, *CODE, *ABOUT]
-METRICS = {"parsing_scores": parsing_scores}  # what no library defines; each file stands alone
+# What no library defines; each file stands alone.
+METRICS = {"parsing_scores": parsing_scores, "subject_scores": subject_scores}
 TEXT = (".json", ".jsonl", ".yaml", ".md", ".py", ".txt", ".jinja")
 SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from hftk.errors import UsageError
-from hftk.hub.push import what_goes
+from hftk.hub.push import METRICS, what_goes
 from hftk.model.pipeline_hftk import HftkParsingPipeline, HftkText2TextPipeline
 from hftk.predict import load_task_model
 
@@ -221,3 +221,19 @@ def test_a_metric_is_pushed_and_used_by_a_command_each(runs, hub, command, tmp_p
     assert set(hub.files("me/trees", kind="spaces")) == {"README.md", "trees.py"}
     scores = json.loads(said[said.index("{") : said.rindex("}") + 1])
     assert {"uas", "las", "clas"} <= set(scores) and "/spaces/me/trees/resolve/main/trees.py" in hub.asked
+
+
+def test_each_metric_stands_alone(elsewhere):
+    subjects = {"subjects": [2, 0], "persons": ["3", "1"]}
+    said = elsewhere(
+        "import evaluate, json\n"
+        "parsing, restored = (evaluate.load(file, keep_in_memory=True) for file in sys.argv[1:3])\n"
+        "trees, found, gold = (json.loads(text) for text in sys.argv[3:])\n"
+        "print(parsing.compute(predictions=trees, references=trees)['las'])\n"
+        "print(restored.compute(predictions=found, references=gold)['f1'])\n",
+        *[METRICS[name].__file__ for name in ("parsing_scores", "subject_scores")],
+        json.dumps([{"head": [2, 0], "deprel": ["nsubj", "root"]}]),
+        json.dumps([subjects]),
+        json.dumps([{**subjects, "subjects": [1, 0], "mentions": [[], []]}]),
+    )
+    assert said.split() == ["1.0", "0.5"]
