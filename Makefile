@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test slow soak lint
+.PHONY: quickstart test slow tf soak lint
 
 quickstart: .venv/installed
 	$(BIN)/hftk quickstart --output runs/quickstart
@@ -12,6 +12,9 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "slow and not tf"
+
+tf: .venv-tf/installed
+	.venv-tf/bin/python -m pytest -m tf
 
 # Fuzzes what reads strangers' files of weights. What it finds is left in runs/soak, and so is what it learned.
 SECONDS = 600
@@ -29,6 +32,14 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# TensorFlow, in an environment of its own; in a folder of it what loads tf_model.h5, which wants older versions beside.
+OLD = transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2 tf_keras==2.21.0
+.venv-tf/installed: pyproject.toml constraints.txt Makefile
+	test -x .venv-tf/bin/python || $(PYTHON) -m venv .venv-tf
+	.venv-tf/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[tf,dev]'
+	.venv-tf/bin/python -m pip install --quiet --upgrade --no-deps --target .venv-tf/transformers4 $(OLD)
+	touch $@
 
 # The stamp is written when everything is installed: from then on nothing here touches the network.
 .venv/installed: pyproject.toml constraints.txt

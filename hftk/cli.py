@@ -141,6 +141,7 @@ def convert(options: argparse.Namespace, overrides: list[str]) -> int:
         atol=options.atol,
         dtype=options.dtype,
         allow=options.allow,
+        max_new_tokens=options.max_new_tokens,
         dry_run=options.dry_run,
     )
     if options.report:
@@ -272,7 +273,11 @@ def _parser() -> argparse.ArgumentParser:
     converting.add_argument("source", metavar="SRC", help="what hftk inspect shows")
     converting.add_argument("target", metavar="DST", help="a new folder")
     converting.add_argument("--from", dest="names", metavar="NAMES", help="whose names SRC has: torch, tf, google, …")
-    converting.add_argument("--to", metavar="FORM", help="torch, hftk or tf; from TensorFlow, torch is the default")
+    converting.add_argument(
+        "--to",
+        metavar="FORM",
+        help="torch, hftk or tf; from hftk also keras or savedmodel; from TensorFlow, torch is the default",
+    )
     converting.add_argument(
         "--arch", metavar="CLASS", help="of transformers: BertForMaskedLM; by default that of the config"
     )
@@ -282,6 +287,9 @@ def _parser() -> argparse.ArgumentParser:
     converting.add_argument("--dtype", help="float32, float16 or bfloat16; by default as it is")
     converting.add_argument(
         "--allow", nargs="+", default=[], metavar="NAME", help="tensors that may be left over or missing"
+    )
+    converting.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="of a SavedModel's generate; by default as the model says"
     )
     converting.add_argument("--dry-run", action="store_true", help="read and write no tensor")
     converting.add_argument("--report", type=Path, metavar="FILE", help="as JSON; DST/conversion.json has it too")

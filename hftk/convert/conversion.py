@@ -16,15 +16,21 @@ import transformers
 import hftk
 from hftk.convert.detection import Source, identify
 from hftk.convert.expected import Expected, expected_by_hftk, expected_by_torch
-from hftk.convert.plan import make_plan, torch_names
+from hftk.convert.families.hftk import HFTK, check_computed_by_keras
+from hftk.convert.greedy import Greedy, greedy_settings
+from hftk.convert.plan import Plan, make_plan, torch_names
 from hftk.convert.proof import Mover, check_plan_computed, is_proof, prove
 from hftk.convert.readers import open_weights
 from hftk.convert.rules import Config, Naming
 from hftk.convert.weights import Weights
-from hftk.convert.writing import h5_path, write_h5, write_safetensors
+from hftk.convert.writing import checkpoint_key, h5_path, write_h5, write_safetensors
 from hftk.errors import UsageError
 
-TARGETS = {"torch": "model.safetensors", "hftk": "model.safetensors", "tf": "tf_model.h5"}
+TARGETS = {
+    **{"torch": "model.safetensors", "hftk": "model.safetensors", "tf": "tf_model.h5"},
+    **{"keras": "model.keras", "savedmodel": "saved_model.pb"},
+}
+RUN_BY_TENSORFLOW = ("keras", "savedmodel")  # which writes them too
 DTYPES = ("float32", "float16", "bfloat16")
 REPORT = "conversion.json"
 # What belongs to a model beside its weights, and is the same for all programs.
@@ -89,6 +95,7 @@ def convert(
     atol: float = 2e-5,
     dtype: str | None = None,
     allow: list[str] | None = None,
+    max_new_tokens: int | None = None,
     dry_run: bool = False,
 ) -> Report:
     """
@@ -102,7 +109,8 @@ def convert(
         names (`str`, *optional*):
             Whose names the source has: `torch`, `hftk`, `tf`, `google`, …; by default those that fit most tensors.
         to (`str`, *optional*):
-            `torch`, `hftk` or `tf`. By default `torch`, unless the source is torch's.
+            `torch`, `hftk` or `tf`; from hftk also `keras` or `savedmodel`, which need TensorFlow. By default `torch`,
+            unless the source is torch's; from hftk's Keras model `hftk`.
         arch (`str`, *optional*):
             transformers' class to convert to or from; by default that of the config, or the one with the most
             parts that are there. For `hftk` its class that has the same parts.
@@ -116,6 +124,9 @@ def convert(
             `float32`, `float16` or `bfloat16`; by default as it is.
         allow (`list[str]`, *optional*):
             Names or patterns (`cls.*`) of tensors that may be left over or missing.
+        max_new_tokens (`int`, *optional*):
+            How many the signature `generate` of a SavedModel gives at the most; by default what
+            `generation_config.json` says.
         dry_run (`bool`, defaults to `False`):
             Decide everything, and read and write no tensor.
 
@@ -126,9 +137,9 @@ def convert(
         UsageError: the source cannot be read, or the target cannot be.
     """
     target = Path(target)
-    _check_options(target, to, dtype, reference, dry_run)
+    _check_options(target, to, dtype, reference, max_new_tokens, dry_run)
     weights = open_weights(source)
-    found = identify(weights, names, config, arch)
+    found = identify(weights, names, config, arch, to in RUN_BY_TENSORFLOW)
     to = to or found.default_target
     if to == found.naming_name:
         raise UsageError(f"{weights.source}: its names are {to}'s already; choose another --to")
@@ -138,6 +149,11 @@ def convert(
     plan.allow(allow or [])
     if to == "tf" and any(step.dtype == "bfloat16" for step in plan.steps):
         raise UsageError(f"{weights.source}: holds bfloat16, which tf_model.h5 does not; add --dtype float32")
+    if to in RUN_BY_TENSORFLOW and any(step.dtype != "float32" for step in plan.steps):
+        raise UsageError(f"{weights.source}: hftk's Keras model is of float32; add --dtype float32")
+    greedy = None
+    if to == "savedmodel":
+        greedy = greedy_settings(found.folder, hftk.HftkConfig(**found.config), max_new_tokens)
     report = Report(
         str(weights.source), str(target), family.model_type, found.naming_name, to, expected.class_name, found.facts(),
         unused=plan.unused, missing=plan.missing, defaults=plan.defaults, skipped=plan.skipped,
@@ -152,9 +168,13 @@ def convert(
         folder = Path(temporary, "out")
         folder.mkdir()
         file = folder / TARGETS[to]
-        (write_h5 if to == "tf" else write_safetensors)(file, plan.steps, mover.read)
+        if to in RUN_BY_TENSORFLOW:
+            _write_with_tensorflow(file, found, plan, mover, greedy)
+        else:
+            (write_h5 if to == "tf" else write_safetensors)(file, plan.steps, mover.read)
         _write_beside(folder, found, to, target_config, expected.class_name)
-        report.tensors = prove(plan, mover, open_weights(file), h5_path if to == "tf" else str)
+        path_of = {"tf": h5_path, "savedmodel": checkpoint_key}.get(to, str)
+        report.tensors = prove(plan, mover, open_weights(file), path_of)
         if reference is not None:
             from hftk.convert.reference import compare_outputs  # loads models
 
@@ -165,15 +185,19 @@ def convert(
     return report
 
 
-def _check_options(target: Path, to: str | None, dtype: str | None, reference: Any, dry_run: bool) -> None:
+def _check_options(
+    target: Path, to: str | None, dtype: str | None, reference: Any, max_new_tokens: int | None, dry_run: bool
+) -> None:
     if to is not None and to not in TARGETS:
         raise UsageError(f"--to {to}: no such target; choose one of {', '.join(TARGETS)}")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
     if to == "tf" and dtype == "bfloat16":
         raise UsageError("--dtype bfloat16: tf_model.h5 has none; choose float32 or float16")
-    if reference is not None and to == "tf":
-        raise UsageError("--reference: tf_model.h5 runs in TensorFlow only; compare it with its torch source")
+    if reference is not None and to in ("tf", *RUN_BY_TENSORFLOW):
+        raise UsageError(f"--reference: {TARGETS[to]} runs in TensorFlow only; compare it with its torch source")
+    if max_new_tokens is not None and to != "savedmodel":
+        raise UsageError("--max-new-tokens: only a SavedModel has it inside; add --to savedmodel")
     if target.exists() and not dry_run:
         raise UsageError(f"{target}: is there already; name a new folder")
 
@@ -183,6 +207,10 @@ def _target(
 ) -> tuple[Naming | None, Expected, Expected, Config]:
     """The names, the tensors and the configuration of the target, and the tensors of torch's class with its parts."""
     family = found.family
+    if family is HFTK:
+        return _target_of_hftk(found, to)
+    if to in RUN_BY_TENSORFLOW:
+        raise UsageError(f"--to {to}: takes hftk's weights; first `hftk convert {weights.source} NEW --to hftk`")
     there = {renamed[0] for renamed in torch_names(weights, family, found.naming).values() if renamed}
     asked = [arch] if arch else [*found.architectures, *family.hftk_classes]
     if to == "hftk":
@@ -203,6 +231,30 @@ def _target(
         by_torch,
         {**hftk_config.to_dict(), "architectures": [class_name]},
     )
+
+
+def _target_of_hftk(found: Source, to: str) -> tuple[Naming | None, Expected, Expected, Config]:
+    """The same for hftk's own model, in Keras or out of it."""
+    if to not in ("hftk", *RUN_BY_TENSORFLOW):
+        raise UsageError(f"--to {to}: out of Keras only into hftk; from there `hftk convert NEW OTHER --to {to}`")
+    config = hftk.HftkConfig(**found.config)
+    if to != "hftk":
+        check_computed_by_keras(config)
+    expected = expected_by_hftk("HftkForConditionalGeneration", config)
+    written = {name: value for name, value in found.raw_config.items() if name != "auto_map"}  # no code lies beside it
+    return None if to == "hftk" else HFTK.namings["keras"], expected, expected, written
+
+
+def _write_with_tensorflow(file: Path, found: Source, plan: Plan, mover: Mover, greedy: Greedy | None) -> None:
+    """Raises `UsageError` where TensorFlow is not installed."""
+    try:
+        from hftk.convert.savedmodel import write_keras, write_savedmodel
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{file.name}: TensorFlow writes it, and is not installed: pip install 'hftk[tf]'") from error
+    if greedy is None:
+        write_keras(file, found.config, plan.steps, mover.read)
+    else:
+        write_savedmodel(file.parent, found.config, plan.steps, mover.read, greedy)
 
 
 def _fullest(candidates: list[Expected], there: set[str]) -> Expected:

@@ -7,6 +7,7 @@ from typing import Any
 import hftk
 from hftk.convert.expected import torch_class, torch_config
 from hftk.convert.families import FAMILIES
+from hftk.convert.families.hftk import CLASS, HFTK
 from hftk.convert.family import Family
 from hftk.convert.plan import torch_names
 from hftk.convert.rules import Config, Naming
@@ -45,6 +46,8 @@ class Source:
 
     @property
     def default_target(self) -> str:
+        if self.family is HFTK:
+            return "hftk"
         if self.naming is None:
             raise UsageError("--to: these weights are torch's already; name hftk or tf")
         return "torch"
@@ -70,7 +73,9 @@ class Source:
         return {**told, **{name: f"{value} (always)" for name, value in self.family.stated.items()}}
 
 
-def identify(weights: Weights, names: str | None, config: str | Path | None, arch: str | None) -> Source:
+def identify(
+    weights: Weights, names: str | None, config: str | Path | None, arch: str | None, to_keras: bool = False
+) -> Source:
     """
     Recognises weights.
 
@@ -83,23 +88,34 @@ def identify(weights: Weights, names: str | None, config: str | Path | None, arc
             By default what lies beside the weights.
         arch (`str`, *optional*):
             The class to convert to, which decides what weights of hftk's become.
+        to_keras (`bool`, defaults to `False`):
+            Weights of hftk's stay hftk's, and become another family's no more.
 
     Raises:
         UsageError: nothing fits, or there is no configuration.
     """
     given, file = _config(weights, None if config is None else Path(config))
     folder = weights.source.parent.parent if weights.container == "SavedModel" else weights.source.parent
-    if given.get("model_type") == "hftk":
+    keras = HFTK.namings["keras"]
+    in_keras = any(keras.to_torch(keras.bare(name)) for name in weights.tensors)
+    if given.get("registered_name") == CLASS or (given.get("model_type") == "hftk" and (in_keras or to_keras)):
+        family, naming_name, naming = HFTK, "keras" if in_keras else "hftk", keras if in_keras else None
+        raw = _read(keras, given, file, naming_name)
+    elif given.get("model_type") == "hftk":
         family, raw = _family_of_hftk(given, arch)
         naming = family.namings["hftk-gated"] if raw.get("feed_forward_proj", "").startswith("gated") else None
         naming_name, naming = "hftk", naming or family.namings["hftk"]
     else:
         family, naming_name, naming = _best_naming(weights, names, given.get("model_type"))
-        try:
-            raw = naming.read_config(given) if naming else given
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UsageError(f"{file}: no configuration of {naming_name} ({error!r})") from error
+        raw = _read(naming, given, file, naming_name) if naming else given
     return Source(family, naming_name, naming, raw, torch_config(family, raw), file, folder)
+
+
+def _read(naming: Naming, given: Config, file: str, naming_name: str) -> Config:
+    try:
+        return naming.read_config(given)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"{file}: no configuration of {naming_name} ({error!r})") from error
 
 
 def _config(weights: Weights, file: Path | None) -> tuple[Config, str]:

@@ -119,8 +119,10 @@ def torch_names(weights: Weights, family: Family, naming: Naming | None) -> dict
     """
     if naming is not None:
         # A checkpoint may keep a variable's own name beside its key, which is a path through objects.
-        named = {name: naming.bare(tensor.full_name or name) for name, tensor in weights.tensors.items()}
-        return {name: naming.to_torch(bare) for name, bare in named.items()}
+        return {
+            name: naming.to_torch(naming.bare(name)) or naming.to_torch(naming.bare(tensor.full_name))
+            for name, tensor in weights.tensors.items()
+        }
     prefix = "" if any(name.startswith(family.prefix) for name in weights.tensors) else family.prefix
     found: dict[str, tuple[str, Transform] | None] = {}
     for name in weights.tensors:

@@ -95,6 +95,11 @@ def h5_path(name: str) -> str:
     return f"{layer_of(name)}/{weight_name(name)}"
 
 
+def checkpoint_key(name: str) -> str:
+    """Where in the checkpoint of a SavedModel a variable is that its module has in a dictionary."""
+    return f"tensors/{name.replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"
+
+
 def write_h5(file: Path, steps: Sequence[Step], read: Read) -> None:
     """
     Writes `tf_model.h5`, which the TensorFlow classes of transformers 4 load.
