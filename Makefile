@@ -14,7 +14,7 @@ slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "slow and not tf"
 
 tf: .venv-tf/installed
-	.venv-tf/bin/python -m pytest -m tf
+	.venv-tf/bin/python -m pytest -n 2 -m tf
 
 # Fuzzes what reads strangers' files of weights. What it finds is left in runs/soak, and so is what it learned.
 SECONDS = 600
