@@ -1,20 +1,20 @@
 """N→N: one label for each word or each character of a text (parts of speech, named entities, morphemes)."""
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from hftk.errors import UsageError
 from hftk.tasks.alignment import encode_units, running_text, spaced_characters, spans_and_gaps
+from hftk.tasks.entities import are_entities, best_entities, entity_loss
 from hftk.tasks.metrics import EntityScores, LabelScores
 from hftk.tasks.rows import Row, column
 from hftk.tasks.task import IGNORED, Example, Features, Task, pad_labels
-
-ENTITY = re.compile(r"O|[BI]-.+")
 
 Labels = list[str]  # a label for each unit
 
@@ -35,7 +35,8 @@ class N2N(Task[Labels]):
             For spans: column with each row's list of `[start, end]`, characters of the text, in order and apart.
         labels_column (`str`, defaults to `"labels"`):
             Column with each row's list of label names, one a unit. Where they are all `O`, `B-…` and `I-…`, they are
-            entities: predictions never put an `I-` where none can stand, and the score is that of whole entities.
+            entities: predictions never put an `I-` where none can stand, the loss is that of whole sequences without
+            such an `I-`, and the score is that of whole entities.
         label_token (`str`, defaults to `"first"`):
             Which of the subwords of a word or span has its label: the `"first"`, where transformers' pipeline looks
             for it, or the `"last"`: in Korean a word's ending tells more of it than its start.
@@ -141,6 +142,17 @@ class N2N(Task[Labels]):
             batch["labels"] = pad_labels([window["labels"] for window in features], batch["input_ids"].shape[1])
         return batch
 
+    def forward(
+        self, model: Any, batch: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, ModelOutput | None]:
+        names = list(extract_model_from_parallel(model).config.id2label.values())
+        if "labels" not in batch or not self.entities(names):
+            return super().forward(model, batch, num_items_in_batch)
+        labels = batch["labels"]
+        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return entity_loss(outputs["logits"], labels, names) / count, outputs
+
     def predict(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], outputs: Any, tokenizer: PreTrainedTokenizerBase
     ) -> list[Any]:
@@ -160,8 +172,8 @@ class N2N(Task[Labels]):
         return labels
 
     def entities(self, names: list[str]) -> bool:
-        """Whether labels are those of entities: `B-…` where one starts, `I-…` where it goes on, `O` outside (IOB2)."""
-        return any(name.startswith("B-") for name in names) and all(ENTITY.fullmatch(name) for name in names)
+        """Whether labels are those of entities."""
+        return are_entities(names)
 
     def columns(self, prediction: Labels, row: Row) -> Row:
         return {self.labels_column: prediction}
@@ -175,33 +187,3 @@ class N2N(Task[Labels]):
             predictions=[label for labels in predictions for label in labels],
             references=[label for labels in references for label in labels],
         )
-
-
-def best_entities(scores: np.ndarray, names: list[str]) -> list[int]:
-    """
-    The most probable sequence of labels in which each `I-X` follows a `B-X` or an `I-X` (Viterbi).
-
-    Args:
-        scores (`np.ndarray` of shape [units, labels]):
-            Log-probabilities.
-        names (`list[str]`):
-            The label of each column.
-
-    Returns:
-        `list[int]` of length units: label ids.
-    """
-    starts_inside = np.array([name.startswith("I-") for name in names])
-    allowed = np.array(
-        [[not b.startswith("I-") or (a != "O" and a[2:] == b[2:]) for b in names] for a in names]
-    )  # [labels before, labels]
-    forbidden = np.where(allowed, 0.0, -np.inf)
-    best = np.where(starts_inside, -np.inf, scores[0])  # [labels]: of the best sequence that ends with the label
-    before = []
-    for unit in scores[1:]:
-        paths = best[:, None] + forbidden  # [labels before, labels]
-        before.append(paths.argmax(axis=0))
-        best = paths.max(axis=0) + unit
-    ids = [int(best.argmax())]
-    for pointers in reversed(before):
-        ids.append(int(pointers[ids[-1]]))
-    return ids[::-1]

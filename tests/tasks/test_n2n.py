@@ -1,15 +1,11 @@
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 from transformers import BertTokenizerFast
 
 from hftk.errors import UsageError
-from hftk.tasks.n2n import N2N, best_entities
+from hftk.tasks.n2n import N2N
 from hftk.tasks.task import Example
 
 WORDS, CHARACTERS, SPANS = N2N("n2n"), N2N("n2n", unit="character"), N2N("n2n", unit="span")
@@ -18,28 +14,6 @@ NAMES = ["B-LC", "B-PS", "I-LC", "I-PS", "O"]
 
 def log_probabilities(rows: list[list[float]]) -> np.ndarray:
     return np.log(np.array(rows))
-
-
-@given(st.lists(st.lists(st.floats(0.01, 1), min_size=5, max_size=5), min_size=1, max_size=4))
-def test_entities_are_the_best_of_all_sequences_that_are_well_formed(rows):
-    scores = log_probabilities(rows)
-
-    def well_formed(ids):
-        names = ["O", *(NAMES[i] for i in ids)]
-        return all(not b.startswith("I-") or a[1:] == b[1:] or a == f"B{b[1:]}" for a, b in itertools.pairwise(names))
-
-    best = max(
-        (sum(scores[unit, i] for unit, i in enumerate(ids)), ids)
-        for ids in itertools.product(range(5), repeat=len(rows))
-        if well_formed(ids)
-    )
-    found = best_entities(scores, NAMES)
-    assert well_formed(found)
-    assert sum(scores[unit, i] for unit, i in enumerate(found)) == pytest.approx(best[0])
-
-
-def test_labels_are_entities_only_if_all_of_them_are():
-    assert WORDS.entities(NAMES) and not WORDS.entities([*NAMES, "NOUN"]) and not WORDS.entities(["O"])
 
 
 def test_the_score_of_entities_is_seqevals_in_strict_mode():
