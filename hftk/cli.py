@@ -16,6 +16,7 @@ from hftk.errors import UsageError
 from hftk.recipe_files import copy_recipe, find_recipe, list_recipes
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+LONGEST = 1500  # characters of a message
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +62,10 @@ def _drop_output() -> None:
 
 
 def _fail(message: str) -> int:
-    print("hftk:", " ".join(message.split()), file=sys.stderr)
+    """One line, whatever a broken file made a library say."""
+    line = " ".join(message.split())
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+    print("hftk:", line if len(line) <= LONGEST else f"{line[:LONGEST]} …", file=sys.stderr)
     return 2
 
 

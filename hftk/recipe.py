@@ -157,7 +157,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str], recipe_class: type[R
     del values["config"]
     try:
         return recipe_class(**vars(parser.instantiate(values)))
-    except (ValueError, ImportError, OSError) as error:  # a dataclass refuses the value, or needs a package or a file
+    except (ValueError, TypeError, ImportError, OSError) as error:  # a dataclass refuses the value, or needs something
         message = " ".join(str(error).split())
         raise UsageError(f"{_place(message, path, given)}: {message}") from error
 

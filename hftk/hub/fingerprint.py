@@ -50,10 +50,11 @@ def verify(folder: Path) -> list[str]:
     if not (folder / FINGERPRINT).is_file():
         raise UsageError(f"{folder}: no {FINGERPRINT} in it; `hftk pretrain` and `hftk finetune` write one")
     then = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-    differences = compare_stored(then, stored(folder))
+    differences: list[str] = []
     try:
+        differences += compare_stored(then, stored(folder))
         now = computed(folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # a broken file makes tokenizers, safetensors and transformers raise anything
         return [*differences, f"it no longer loads: {' '.join(str(error).split())}"]
     for sentence, before, after in zip(then["sentences"], then["token_ids"], now["token_ids"], strict=True):
         if before != after:

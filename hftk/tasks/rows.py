@@ -177,5 +177,5 @@ def _read_parquet(file: str) -> Iterator[PlacedRow]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}:{number}", row
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UsageError(f"{file}: cannot be read as parquet ({' '.join(str(error).split())}); make it anew") from error

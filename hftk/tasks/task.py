@@ -190,12 +190,21 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
                 model = with_saved_part(model, checkpoint)
             elif new:
                 print(f"{checkpoint} leaves to be learned from random weights: {', '.join(new)}")
-        except (OSError, ValueError) as error:
+        except UsageError:
+            raise
+        except Exception as error:  # a broken file makes tokenizers, safetensors and transformers raise anything
             raise UsageError(
                 f"{checkpoint} cannot be loaded for {self.name}: {' '.join(str(error).split())}"
             ) from error
         if not tokenizer.is_fast:
             raise UsageError(f"{checkpoint} has a slow tokenizer, which does not tell where its tokens stand in a text")
+        if tokenizer.pad_token_id is None:
+            raise UsageError(f"{checkpoint} has a tokenizer without a pad_token; name one in its tokenizer_config.json")
+        known, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
+        if largest >= known:
+            raise UsageError(
+                f"{checkpoint} has embeddings for {known:,} tokens, and its tokenizer gives ids up to {largest:,}"
+            )
         ids = ("pad_token_id", "bos_token_id", "eos_token_id")
         model.config.update({name: getattr(tokenizer, name) for name in ids})  # as the Trainer would, with a warning
         return tokenizer, model
