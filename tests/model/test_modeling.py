@@ -24,7 +24,7 @@ from hftk import (
     HftkModel,
 )
 from hftk.model.configuration_hftk import PRESETS
-from hftk.model.modeling_hftk import lm_loss
+from hftk.model.modeling_hftk import RMSNormOnCPU, lm_loss
 
 
 def ids(*shape: int) -> torch.Tensor:
@@ -157,6 +157,26 @@ def test_no_residual_and_no_norm_are_what_they_say(build):
     with torch.no_grad():
         attended, _ = layer.self_attn(model.shared(source), None)
         torch.testing.assert_close(model.encoder(input_ids=source).last_hidden_state, layer.feed_forward(attended))
+
+
+def test_rms_norm_on_a_cpu_is_that_of_torch():
+    states = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.rms_norm(states, (6,), weight, 1e-6)
+    torch.testing.assert_close(RMSNormOnCPU.apply(states, weight, 1e-6), expected, rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(RMSNormOnCPU.apply, (states, weight, 1e-6))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_under_autocast_no_linear_layer_converts_what_it_reads(build, preset):
+    encoder = build(HftkEncoderModel, preset).train().encoder
+    read = {}
+    for name, layer in encoder.layers.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_pre_hook(lambda layer, inputs, name=name: read.update({name: inputs[0].dtype}))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder(input_ids=ids(2, 5))
+    assert set(read.values()) == {torch.bfloat16}, read
 
 
 @pytest.mark.parametrize("norm_type", ["layer_norm", "rms_norm", "batch_norm", "none"])
