@@ -1,9 +1,14 @@
-"""hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with AutoModel."""
+"""
+hftk pretrains a Transformer encoder-decoder and fine-tunes it. Importing it registers the models with AutoModel.
 
-from typing import Any
+The classes are imported when they are asked for: their modules take seconds that `AutoModel` alone does not.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -11,38 +16,23 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .model.configuration_hftk import HftkConfig
-from .model.configuration_hftk_arc import HftkArcConfig
-from .model.modeling_hftk import (
-    HftkEncoderModel,
-    HftkForConditionalGeneration,
-    HftkForMaskedLM,
-    HftkForPreTraining,
-    HftkForSequenceClassification,
-    HftkForTokenClassification,
-    HftkModel,
-)
-from .model.modeling_hftk_arc import HftkForArcPrediction
+if TYPE_CHECKING:
+    from .model.configuration_hftk import HftkConfig
+    from .model.configuration_hftk_arc import HftkArcConfig
+    from .model.modeling_hftk import (
+        HftkEncoderModel,
+        HftkForConditionalGeneration,
+        HftkForMaskedLM,
+        HftkForPreTraining,
+        HftkForSequenceClassification,
+        HftkForTokenClassification,
+        HftkModel,
+    )
+    from .model.modeling_hftk_arc import HftkForArcPrediction
 
 __version__ = "0.1.0"
-
-AutoConfig.register("hftk", HftkConfig)
-AutoConfig.register("hftk_arc", HftkArcConfig)
-heads: list[tuple[Any, Any]] = [
-    (AutoModel, HftkModel),
-    (AutoModelForPreTraining, HftkForPreTraining),
-    (AutoModelForMaskedLM, HftkForMaskedLM),
-    (AutoModelForSeq2SeqLM, HftkForConditionalGeneration),
-    (AutoModelForSequenceClassification, HftkForSequenceClassification),
-    (AutoModelForTokenClassification, HftkForTokenClassification),
-    (AutoModel, HftkForArcPrediction),
-]
-for auto_class, head in heads:
-    auto_class.register(head.config_class, head)
-    head.register_for_auto_class(auto_class)  # its code is saved beside its weights, for whoever has no hftk
-HftkConfig.register_for_auto_class()
-HftkArcConfig.register_for_auto_class()
 
 __all__ = [
     "HftkArcConfig",
@@ -56,3 +46,46 @@ __all__ = [
     "HftkForTokenClassification",
     "HftkModel",
 ]
+
+MODULES = {
+    "HftkConfig": "configuration_hftk",
+    "HftkArcConfig": "configuration_hftk_arc",
+    "HftkForArcPrediction": "modeling_hftk_arc",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hftk' has no attribute {name!r}")
+    module = import_module(f"hftk.model.{MODULES.get(name, 'modeling_hftk')}")
+    return getattr(module, name)
+
+
+def register(model_type: str, config: str, heads: dict[Any, str]) -> None:
+    """
+    Tells transformers what `AutoConfig.register` and `AutoModel.register` would, by name: the tables in which it keeps
+    its own models, whose modules too are imported when one is asked for.
+    """
+    here = sys.modules[__name__]
+    CONFIG_MAPPING._mapping[model_type] = config
+    CONFIG_MAPPING._modules[model_type] = here
+    for auto_class, head in heads.items():
+        mapping = auto_class._model_mapping
+        mapping._reverse_config_mapping[config] = model_type
+        mapping._model_mapping[model_type] = head
+        mapping._modules[model_type] = here
+
+
+register(
+    "hftk",
+    "HftkConfig",
+    {
+        AutoModel: "HftkModel",
+        AutoModelForPreTraining: "HftkForPreTraining",
+        AutoModelForMaskedLM: "HftkForMaskedLM",
+        AutoModelForSeq2SeqLM: "HftkForConditionalGeneration",
+        AutoModelForSequenceClassification: "HftkForSequenceClassification",
+        AutoModelForTokenClassification: "HftkForTokenClassification",
+    },
+)
+register("hftk_arc", "HftkArcConfig", {AutoModel: "HftkForArcPrediction"})

@@ -162,7 +162,7 @@ def load_saved(folder: Path) -> PreTrainedModel:
     """The model of a folder by the class that was saved, with adapters or a last layer on the checkpoint they need."""
     config = AutoConfig.from_pretrained(folder)
     [name] = config.architectures
-    model_class = vars(hftk).get(name) or getattr(transformers, name)
+    model_class = getattr(hftk if name in hftk.__all__ else transformers, name)
     whole = whole_checkpoint(str(folder))
     with loading_quietly():
         if whole == str(folder):

@@ -286,4 +286,6 @@ class HftkConfig(PreTrainedConfig):
             )
 
 
+HftkConfig.register_for_auto_class()  # the code is saved beside the weights, for whoever has no hftk
+
 __all__ = ["PRESETS", "HftkConfig"]

@@ -67,4 +67,6 @@ class HftkArcConfig(PreTrainedConfig):
             raise ValueError(f"head_dropout={self.head_dropout} must be at least 0 and below 1")
 
 
+HftkArcConfig.register_for_auto_class()
+
 __all__ = ["HftkArcConfig"]

@@ -1369,6 +1369,14 @@ class HftkForTokenClassification(HftkEncoderBase):
         )
 
 
+# their code is saved beside their weights, for whoever has no hftk
+HftkModel.register_for_auto_class("AutoModel")
+HftkForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+HftkForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+HftkForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
+HftkForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+HftkForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+
 __all__ = [
     "HftkPreTrainedModel",
     "HftkEncoderModel",

@@ -376,4 +376,6 @@ class HftkForArcPrediction(PreTrainedModel):
         return heads, labels.masked_fill(~real, -100)
 
 
+HftkForArcPrediction.register_for_auto_class("AutoModel")
+
 __all__ = ["ArcOutput", "HftkArcConfig", "HftkForArcPrediction", "maximum_spanning_tree"]

@@ -197,11 +197,13 @@ def test_a_run_is_repeated_and_scored_from_its_repository(runs, pushed, command,
 
 
 @pytest.mark.slow
-def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, hub, command, tmp_path):
+def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end_and_no_token(runs, hub, command, tmp_path):
     live = tmp_path / "live"
-    keys = ["--training.push_to_hub", "true", "--training.hub_model_id", "me/live", "--training.hub_token", "mine"]
+    token, unused = "hf_" + "Qx7" * 12, "hf_" + "Zk3" * 12
+    hub.tokens |= {token: ("me", "write"), unused: ("me", "read")}
+    keys = ["--training.push_to_hub", "true", "--training.hub_model_id", "me/live", "--training.hub_token", token]
     keys += ["--training.hub_revision", "trial"]
-    process = command([["pretrain", f"{runs}/pretrain.yaml", "--output", str(live), *keys]], hub.environment("looks"))
+    process = command([["pretrain", f"{runs}/pretrain.yaml", "--output", str(live), *keys]], hub.environment(unused))
     said, errors = process.communicate(timeout=300)
     assert said.splitlines()[-1] == "0", errors
     files = hub.files("me/live", "trial")
@@ -209,7 +211,11 @@ def test_a_training_pushes_its_model_as_it_goes_and_all_of_it_at_the_end(runs, h
     assert b"hub_" not in files["recipe.yaml"] and b"push_to_hub" not in files["recipe.yaml"]
     _, step, *_ = hub.repositories["models", "me/live"].commits.values()
     assert "model.safetensors" in step and not {"README.md", "recipe.yaml", "optimizer.pt"} & set(step)
-    assert not list(live.rglob("training_args.bin"))
+    assert not list(live.rglob("training_args.bin")) and list(live.glob("checkpoint-*/optimizer.pt"))
+    written = [path.read_bytes() for path in live.rglob("*") if path.is_file()]
+    sent = [file.data for commit in hub.repositories["models", "me/live"].commits.values() for file in commit.values()]
+    for text in (*written, *sent, said.encode(), errors.encode()):
+        assert token.encode() not in text and unused.encode() not in text
 
 
 @pytest.mark.slow

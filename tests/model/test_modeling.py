@@ -164,7 +164,7 @@ def test_rms_norm_on_a_cpu_is_that_of_torch():
     weight = torch.randn(6, dtype=torch.float64, requires_grad=True)
     expected = torch.nn.functional.rms_norm(states, (6,), weight, 1e-6)
     torch.testing.assert_close(RMSNormOnCPU.apply(states, weight, 1e-6), expected, rtol=1e-12, atol=0)
-    assert torch.autograd.gradcheck(RMSNormOnCPU.apply, (states, weight, 1e-6))
+    assert torch.autograd.gradcheck(lambda *inputs: RMSNormOnCPU.apply(*inputs, 1e-6), (states, weight))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
