@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer_utils import TrainOutput
@@ -15,7 +16,8 @@ from transformers.utils import ModelOutput
 
 from hftk.data.packing import PackedRows
 from hftk.tasks.rows import Row
-from hftk.tasks.task import Example, Features, Task
+from hftk.tasks.task import IGNORED, Example, Features, Task
+from hftk.training.sampling import StepsOfLikeLengths, TrainingRows
 from hftk.training.trainer import HftkTrainer
 from hftk.training.transfer import TransferArguments, backbone_names, backbone_of, layer_learning_rates, rest
 
@@ -79,12 +81,12 @@ class Replay:
 
     Args:
         model ([`PreTrainedModel`]): the pretraining model, whose backbone has the very parameters of the task model.
-        rows ([`PackedRows`]): as many for each batch of a process as are learned from beside it.
-        accumulated (`int`): batches of a step.
+        rows ([`PackedRows`]): `rows_per_batch` of them are learned from in a step.
+        size (`int`): rows beside each batch of a process.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: PackedRows, accumulated: int):
-        self.model, self.rows, self.accumulated = model, rows, accumulated
+    def __init__(self, model: PreTrainedModel, rows: PackedRows, size: int):
+        self.model, self.rows, self.size = model, rows, size
         self.step, self.place = -1, 0
 
     def loss(self, step: int, accelerator: Accelerator) -> torch.Tensor:
@@ -92,9 +94,9 @@ class Replay:
         self.place = self.place + 1 if step == self.step else 0
         self.step = step
         rows = self.rows
-        size = rows.rows_per_batch // accelerator.num_processes
-        first = (step * self.accumulated + self.place) * rows.rows_per_batch + size * accelerator.process_index
-        batch = rows.collate([rows[row % len(rows)] for row in range(first, first + size)])
+        batch_of_step = self.place * accelerator.num_processes + accelerator.process_index
+        first = step * rows.rows_per_batch + batch_of_step * self.size
+        batch = rows.collate([rows[row % len(rows)] for row in range(first, first + self.size)])
         self.model.train()
         with accelerator.autocast():
             return self.model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()}).loss
@@ -135,7 +137,7 @@ class TaskTrainer(HftkTrainer):
         super().__init__(
             model=model,
             processing_class=processing_class,
-            train_dataset=[features for example in examples["train"] for features in example.features],
+            train_dataset=TrainingRows([features for example in examples["train"] for features in example.features]),
             eval_dataset=examples["validation"] or None,
             data_collator=self.collate,
             **kwargs,
@@ -152,13 +154,28 @@ class TaskTrainer(HftkTrainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         if self.kept is not None:
             size = self.args.per_device_eval_batch_size
-            self.kept.compute(self.task, self.train_dataset, self.processing_class, size)
+            self.kept.compute(self.task, self.train_dataset.rows, self.processing_class, size)
         return super().train(*args, **kwargs)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        rows, args = self.train_dataset.rows, self.args
+        if args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        together = args.train_batch_size * args.world_size
+        return StepsOfLikeLengths(
+            [len(row["input_ids"]) for row in rows],
+            together * args.gradient_accumulation_steps,
+            together if args.world_size > 1 else 1,
+            args.seed if args.data_seed is None else args.data_seed,
+        )
+
     def collate(self, features: list[Features]) -> dict[str, Any]:
-        features = [dict(row) for row in features]
-        kept = {} if self.kept is None else {"kept": self.kept.batch(features)}
-        return {**self.task.collate(features, self.processing_class, self.model), **kept}
+        real = [dict(row) for row in features if "blank" not in row]
+        if not real:  # goes along with what the other processes have, and does not count
+            batch = self.collate([{name: value for name, value in features[0].items() if name != "blank"}])
+            return {"labels": torch.full_like(batch["labels"], IGNORED), "blank": batch}
+        kept = {} if self.kept is None else {"kept": self.kept.batch(real)}
+        return {**self.task.collate(real, self.processing_class, self.model), **kept}
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -174,11 +191,14 @@ class TaskTrainer(HftkTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         rest(model)  # the Trainer has just put all of it in training mode
+        counts = "blank" not in inputs
+        inputs = inputs.get("blank", inputs)
         if self.word_dropout:  # here and not where batches are made, since those may be made ahead of what a resume saw
             inputs["input_ids"] = hide_words(inputs["input_ids"], self.processing_class, self.word_dropout)
         with nullcontext() if self.kept is None else self.kept.instead(inputs.pop("kept")):
             loss, outputs = self.task.forward(model, inputs, num_items_in_batch)
         assert loss is not None  # training rows have labels
+        loss = loss if counts else 0 * loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         parts = self.args.gradient_accumulation_steps  # over which what follows is spread

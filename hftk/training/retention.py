@@ -75,24 +75,25 @@ class Pretraining:
 
     def replay(self, trainer: TaskTrainer, share: float) -> Replay:
         """Raw text beside a training: so many rows a batch that `share` of all tokens are theirs."""
-        arguments, processes = trainer.args, trainer.accelerator.num_processes
+        arguments = trainer.args
         whole = self.with_backbone_of(trainer.model, trainer.accelerator)
         learning = {id(parameter) for parameter in trainer.model.parameters()}
         for parameter in whole.parameters():
             parameter.requires_grad_(parameter.requires_grad and id(parameter) in learning)
-        tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset) / len(trainer.train_dataset)
+        features = trainer.train_dataset.rows
+        tokens = sum(len(row["input_ids"]) for row in features) / len(features)
         task_tokens = tokens * arguments.per_device_train_batch_size
         size = max(1, round(share / (1 - share) * task_tokens / self.data.max_source_length))
         rows = PackedRows(
             self.corpus.train,
             self.objective,
-            rows_per_batch=size * processes,
+            rows_per_batch=size * arguments.gradient_accumulation_steps * trainer.accelerator.num_processes,
             seed=arguments.seed,
             max_source_length=self.data.max_source_length,
             max_target_length=self.data.max_target_length,
             packing=self.data.packing,
         )
-        return Replay(whole, rows, arguments.gradient_accumulation_steps)
+        return Replay(whole, rows, size)
 
 
 def pretraining_of(
