@@ -1,7 +1,6 @@
 """`hftk finetune RECIPE`: checkpoint + labelled text → task model, its scores and its predictions."""
 
 import copy
-import json
 import shutil
 import time
 from collections import Counter
@@ -32,7 +31,7 @@ from hftk.model import pipeline_hftk
 from hftk.predict import TaskModel, load_task_model
 from hftk.recipe import save_recipe
 from hftk.report.card import write_card
-from hftk.report.folder import write_run
+from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_confusion, plot_losses
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
@@ -303,10 +302,3 @@ def readable_scores(metrics: dict[str, Any]) -> str:
         for name, value in scores.items()
         if isinstance(value, int | float) and not name.endswith("_std")
     )
-
-
-def write_metrics(metrics: dict[str, Any], file: Path) -> None:
-    """Writes flat numbers to a file that appears only once it is whole."""
-    unfinished = Path(f"{file}.unfinished")
-    unfinished.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(file)
