@@ -25,7 +25,7 @@ from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
 from hftk.report.card import write_card
 from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
-from hftk.training.checkpoints import finished, keep_rows_per_step, last_checkpoint
+from hftk.training.checkpoints import finished, last_checkpoint
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime
 from hftk.training.trainer import peak_memory_gb, read_log
@@ -54,7 +54,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     if resume and finished(output):
         state.print(f"{output}: is finished")
         return json.loads((output / "metrics.json").read_text())
-    checkpoint = last_checkpoint(output, resume)
+    checkpoint = last_checkpoint(recipe.training, resume)
     if checkpoint:
         take_choices(recipe, checkpoint)
 
@@ -288,11 +288,10 @@ def steps_within(recipe: PretrainRecipe, rows: PackedRows, evaluation_batches: f
 
 
 def take_choices(recipe: PretrainRecipe, checkpoint: str) -> None:
-    """What the interrupted run had chosen stays chosen, and its steps have the rows that they had."""
+    """What the interrupted run had chosen stays chosen."""
     chosen = load_recipe(Path(checkpoint).with_name("recipe.yaml"), [], PretrainRecipe)
     recipe.runtime = chosen.runtime
     recipe.training.max_steps = chosen.training.max_steps
-    keep_rows_per_step(recipe.training, checkpoint)
 
 
 def last_evaluation(trainer: PretrainingTrainer) -> dict[str, float]:

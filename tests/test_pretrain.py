@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hftk.cli import main
-from hftk.training.checkpoints import MANIFEST, publish
+from hftk.training.checkpoints import MANIFEST, UNFINISHED, publish
 from hftk.training.pretraining import PretrainingTrainer
 from hftk.training.trainer import read_log
 
@@ -149,10 +149,12 @@ def test_nothing_in_a_checkpoint_is_run(recipe, tmp_path, monkeypatch, name):
     run = pretrain(recipe)
     (run / "README.md").unlink()
     shutil.rmtree(run / "checkpoint-6")
-    (run / "checkpoint-3").rename(tmp_path / "aside")
-    (tmp_path / "aside" / MANIFEST).unlink()
-    torch.save(Harm(), tmp_path / "aside" / name)
-    publish(tmp_path / "aside", run / "checkpoint-3", rows_per_step=2)  # who changes a file can change its hash too
+    aside = run / UNFINISHED / "checkpoint-3"
+    aside.parent.mkdir()
+    (run / "checkpoint-3").rename(aside)
+    (aside / MANIFEST).unlink()
+    torch.save(Harm(), aside / name)
+    publish(aside, run / "checkpoint-3", rows_per_step=2)  # who changes a file can change its hash too
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         main(["pretrain", str(recipe), "--resume"])
     assert not Path("harm").exists()

@@ -25,7 +25,7 @@ def publish(aside: Path, checkpoint: Path, rows_per_step: int) -> None:
     Gives a checkpoint its name once it is whole and on the disk.
 
     Args:
-        aside (`Path`): the folder in which all processes have written it.
+        aside (`Path`): the folder in which all processes have written it, in one of its own.
         checkpoint (`Path`): its name, which none has yet.
         rows_per_step (`int`): over all processes and accumulated batches.
     """
@@ -35,6 +35,7 @@ def publish(aside: Path, checkpoint: Path, rows_per_step: int) -> None:
     for path in [*aside.rglob("*"), aside]:
         sync(path)
     aside.rename(checkpoint)
+    aside.parent.rmdir()
     sync(checkpoint.parent)
 
 
@@ -68,32 +69,40 @@ def fault(checkpoint: Path) -> str | None:
     return None
 
 
-def last_checkpoint(output: Path, resume: bool) -> str | None:
+def last_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
     """
     The checkpoint to go on from. Without `resume` there is none: a new run over an unfinished one is refused, over a
     finished one it starts afresh. All processes call it; the main one looks and cleans up.
 
     Args:
-        output (`Path`): the run's folder, or where it is to be.
-        resume (`bool`): take the newest whole checkpoint. A broken one is told of, and renamed out of the way.
+        training ([`TrainingArguments`]):
+            their `output_dir` is the run's folder; their `gradient_accumulation_steps` become what gives the
+            checkpoint's steps on this number of processes, so that no row is skipped or read twice.
+        resume (`bool`):
+            take the newest whole checkpoint. A broken one is told of, and renamed out of the way.
 
     Raises:
-        UsageError: there is an unfinished run, and `resume` is false.
+        UsageError: there is an unfinished run, and `resume` is false; or the rows of a step cannot be shared.
     """
+    if training.resume_from_checkpoint:
+        raise UsageError("training.resume_from_checkpoint: leave it out and give --resume, which finds the last one")
+    output = Path(training.output_dir)
     found: list[str | None] = [None]
     if PartialState().is_main_process and output.is_dir():
         if resume:
             found = [newest_whole(output)]
         else:
-            refuse_unfinished(output)
-            clear(output)
-    return broadcast_object_list(found)[0]
+            clear_finished(output)
+    [checkpoint] = broadcast_object_list(found)
+    if checkpoint:
+        keep_rows_per_step(training, checkpoint)
+    return checkpoint
 
 
 def newest_whole(output: Path) -> str | None:
     """The last checkpoint that is what was saved; those after it get another name."""
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    while found := get_last_checkpoint(str(output)):
+    while found := begun(output):
         wrong = fault(Path(found))
         if wrong is None:
             return found
@@ -104,13 +113,19 @@ def newest_whole(output: Path) -> str | None:
     return None
 
 
-def refuse_unfinished(output: Path) -> None:
-    """Says that a folder holds a run that is worth going on with, if it does."""
-    found = get_last_checkpoint(str(output)) if output.is_dir() else None
+def clear_finished(output: Path) -> None:
+    """Makes room for a run where a finished one is."""
+    found = begun(output)
     if found and not finished(output):
         raise UsageError(
             f"output: {output} holds an unfinished run ({Path(found).name}); add --resume, or name another --output"
         )
+    clear(output)
+
+
+def begun(output: Path) -> str | None:
+    """The last checkpoint in a run's folder, whole or not."""
+    return get_last_checkpoint(str(output)) if output.is_dir() else None
 
 
 def finished(output: Path) -> bool:
@@ -128,17 +143,7 @@ def clear(output: Path) -> None:
 
 
 def keep_rows_per_step(training: TrainingArguments, checkpoint: str) -> None:
-    """
-    Lets each process accumulate as many batches as make the steps that a checkpoint was trained in, on however many
-    processes that was, so that no row is skipped or read twice.
-
-    Args:
-        training ([`TrainingArguments`]): whose `gradient_accumulation_steps` are set.
-        checkpoint (`str`): the folder to go on from.
-
-    Raises:
-        UsageError: the rows of a step cannot be shared evenly.
-    """
+    """Lets each process accumulate as many batches as make the steps of a checkpoint."""
     rows = json.loads(Path(checkpoint, BATCH).read_text())["rows_per_step"]
     at_once = training.train_batch_size * training.world_size
     if rows % at_once:

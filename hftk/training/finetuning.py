@@ -1,5 +1,6 @@
 """Fine-tuning's Trainer: one loop predicts, for the scores of a training and for `hftk predict`."""
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import ModelOutput
 
@@ -131,6 +133,7 @@ class TaskTrainer(HftkTrainer):
     ):
         self.task, self.names, self.examples, self.rows = task, names, examples, rows
         self.transfer, self.replay, self.word_dropout = transfer, replay, word_dropout
+        self.order = torch.Generator()  # of the rows
         self.kept = KeptOutputs(model) if transfer.cache_outputs else None
         super().__init__(
             model=model,
@@ -154,6 +157,20 @@ class TaskTrainer(HftkTrainer):
             size = self.args.per_device_eval_batch_size
             self.kept.compute(self.task, self.train_dataset, self.processing_class, size)
         return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            # Otherwise the order would come from the random numbers that dropout has left, which a resume within an
+            # epoch does not have, and of which each process has its own.
+            sampler.generator = self.order
+            sampler.batch_size = self.get_total_train_batch_size(self.args)  # on however many processes
+        return sampler
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.order.manual_seed(random.Random(f"{seed} {epoch}").getrandbits(63))
+        super()._run_epoch(epoch=epoch, **kwargs)
 
     def collate(self, features: list[Features]) -> dict[str, Any]:
         features = [dict(row) for row in features]

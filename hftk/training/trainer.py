@@ -1,6 +1,7 @@
 """`transformers.Trainer`, less what a run folder must not hold and plus a log that tells each step's own loss."""
 
 import json
+import sys
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -9,12 +10,13 @@ import torch
 from huggingface_hub import HfApi
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 from transformers.utils import PushInProgress
 
 from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
 from hftk.tasks.task import ADAPTERS
 from hftk.training.checkpoints import UNFINISHED, publish, sync
+from hftk.training.stopping import TERMINATED, Interruption
 
 LOG_FILE = "log.jsonl"
 
@@ -23,9 +25,9 @@ class HftkTrainer(Trainer):
     """
     [`transformers.Trainer`] with these differences: it leaves no `training_args.bin` (a pickle that holds the Hub
     token), it logs the loss of the step itself (the original logs an average over the steps since the last line, which
-    a resume changes), it writes what it logs to `log.jsonl`, a checkpoint is whole or not there, and with `push_to_hub`
-    it sends no more than the model of a checkpoint while it trains; `hftk pretrain` and `hftk finetune` push the whole
-    folder, once that is written.
+    a resume changes), it writes what it logs to `log.jsonl`, a checkpoint is whole or not there, SIGTERM ends it with
+    its last step saved, and with `push_to_hub` it sends no more than the model of a checkpoint while it trains;
+    `hftk pretrain` and `hftk finetune` push the whole folder, once that is written.
 
     Args and methods are those of [`transformers.Trainer`].
     """
@@ -37,9 +39,28 @@ class HftkTrainer(Trainer):
         if self.args.device.type == "cpu":
             self.args.dataloader_pin_memory = False  # nothing to pin for, and torch warns
         self.add_callback(LogFile(Path(self.args.output_dir)))
+        self.interruption = Interruption()
+        self.add_callback(self.interruption)
         self._checkpoints = self.args.output_dir
         self._step_of_loss = -1
         self._step_loss = torch.zeros((), device=self.args.device)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        outcome = super().train(*args, **kwargs)
+        if self.interruption.stopped:
+            if self.is_world_process_zero():
+                step = self.interruption.saved
+                said = f"SIGTERM: step {step} is saved in {self.args.output_dir}; add --resume to go on from it"
+                print("hftk:", said, file=sys.stderr)
+            sys.exit(TERMINATED)
+        return outcome
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        """A resume from the last step makes none; the original makes one, if that step is within an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(epoch=epoch, **kwargs)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

@@ -10,7 +10,11 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hftk.errors import UsageError
-from hftk.training.checkpoints import MANIFEST, UNFINISHED, fault, keep_rows_per_step, last_checkpoint, publish
+from hftk.training.checkpoints import MANIFEST, UNFINISHED, fault, last_checkpoint, publish
+
+
+def last(run: Path, resume: bool, **training) -> str | None:
+    return last_checkpoint(TrainingArguments(output_dir=str(run), use_cpu=True, **training), resume)
 
 
 def write(aside: Path) -> None:
@@ -32,9 +36,9 @@ def run(tmp_path) -> Path:
 
 def test_what_is_being_written_is_no_checkpoint(tmp_path):
     write(tmp_path / UNFINISHED / "checkpoint-3")
-    assert get_last_checkpoint(str(tmp_path)) is None and last_checkpoint(tmp_path, resume=True) is None
+    assert get_last_checkpoint(str(tmp_path)) is None and last(tmp_path, resume=True) is None
     assert not (tmp_path / UNFINISHED).exists()
-    assert last_checkpoint(tmp_path / "missing", resume=True) is None
+    assert last(tmp_path / "missing", resume=True) is None
 
 
 def spoil_hash(checkpoint: Path) -> None:
@@ -56,36 +60,37 @@ def cut_manifest(checkpoint: Path) -> None:
     ],
 )
 def test_a_broken_checkpoint_is_told_in_one_line_and_the_one_before_it_taken(run, capsys, spoil, words):
-    assert last_checkpoint(run, resume=True) == str(run / "checkpoint-12")
+    assert last(run, resume=True) == str(run / "checkpoint-12")
     assert capsys.readouterr().out == ""
     spoil(run / "checkpoint-12")
-    assert last_checkpoint(run, resume=True) == str(run / "checkpoint-6")
+    assert last(run, resume=True) == str(run / "checkpoint-6")
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{run}/checkpoint-12: {words}") and "broken-checkpoint-12" in line
     assert sorted(path.name for path in run.iterdir()) == ["broken-checkpoint-12", "checkpoint-3", "checkpoint-6"]
     spoil(run / "checkpoint-6")
     spoil(run / "checkpoint-3")
-    assert last_checkpoint(run, resume=True) is None
+    assert last(run, resume=True) is None
 
 
 def test_a_new_run_over_an_unfinished_one_is_refused_and_over_a_finished_one_starts_afresh(run):
     (run / "metrics.json").write_text("{}")  # written before the card
     with pytest.raises(UsageError, match=r"unfinished run \(checkpoint-12\); add --resume"):
-        last_checkpoint(run, resume=False)
+        last(run, resume=False)
     (run / "README.md").write_text("")
     (run / "recipe.yaml").write_text("")
-    assert last_checkpoint(run, resume=False) is None
+    assert last(run, resume=False) is None
     assert [path.name for path in run.iterdir()] == ["recipe.yaml"]
 
 
 def test_on_other_processes_a_step_has_the_rows_that_it_had(run):
     for size, accumulated in ((8, 1), (2, 4)):
         training = TrainingArguments(output_dir=str(run), per_device_train_batch_size=size, use_cpu=True)
-        keep_rows_per_step(training, str(run / "checkpoint-12"))
+        last_checkpoint(training, resume=True)
         assert training.gradient_accumulation_steps == accumulated
-    training = TrainingArguments(output_dir=str(run), per_device_train_batch_size=3, use_cpu=True)
     with pytest.raises(UsageError, match="checkpoint-12 has steps of 8 rows, which cannot be read 1 × 3 at once"):
-        keep_rows_per_step(training, str(run / "checkpoint-12"))
+        last(run, resume=True, per_device_train_batch_size=3)
+    with pytest.raises(UsageError, match="leave it out and give --resume"):
+        last(run, resume=True, resume_from_checkpoint=str(run / "checkpoint-3"))
 
 
 def test_a_copy_of_a_checkpoint_is_whole_elsewhere(run, tmp_path_factory):
