@@ -1,7 +1,7 @@
 """
-Trainings that are killed (SIGKILL) at random moments and resumed until they are finished: a pretraining and a slow
-start, each on one process and on two, of which one dies or both. No loss differs from those of a run that nobody
-killed, no checkpoint is lost, and the final weights are equal to the bit.
+Trainings that are killed (SIGKILL) at random moments, half of them while a checkpoint is written, and resumed until they
+are finished: a pretraining and a slow start, each on one process and on two, of which one dies or both. No loss differs
+from those of a run that nobody killed, no checkpoint is lost, and the final weights are equal to the bit.
 
     make soak
     python -m tests.soak.kills 100 runs/soak/kills              # so many kills, from seed 0
@@ -63,6 +63,7 @@ training: {training}
 """
 TRAININGS = [("pretrain", 1), ("finetune", 1), ("pretrain", 2), ("finetune", 2)]
 LONGEST = 120  # seconds for a process to begin or to end: many times what the slowest takes
+SAVING = 0.04  # seconds that a checkpoint takes
 SHARE = 0.6  # of the time that a training takes: the latest moment for a kill
 
 
@@ -178,6 +179,10 @@ def one_training(
         process = start(command, processes, folder, output, "--resume")
         if begins(process, output, since):
             time.sleep(order.uniform(0, SHARE * seconds))
+            if order.random() < 0.5:
+                while process.poll() is None and not (output / UNFINISHED).exists():
+                    time.sleep(0.0005)
+                time.sleep(order.uniform(0, SAVING))
         if process.poll() is not None:
             break
         kill(process, output, order)
