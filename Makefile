@@ -16,14 +16,15 @@ slow: .venv/installed
 tf: .venv-tf/installed
 	.venv-tf/bin/python -m pytest -n 2 -m tf
 
-# Fuzzes what reads strangers' files of weights, and gives each command files that went bad. What is found is left in
-# runs/soak, and so is what the fuzzer learned.
+# Fuzzes what reads strangers' files of weights, gives each command files that went bad, and kills trainings. What is
+# found is left in runs/soak, and so is what the fuzzer learned.
 SECONDS = 600
 FORMATS = bundle hdf5 keras safetensors shards h5_shards
 
 soak: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[soak]'
 	$(BIN)/python -m tests.soak.malformed runs/soak/malformed 500
+	$(BIN)/python -m tests.soak.kills 100 runs/soak/kills
 	$(BIN)/python -m tests.soak.seeds runs/soak
 	for format in $(FORMATS); do \
 	  $(BIN)/python -m tests.soak.fuzz_readers $$format runs/soak/corpus/$$format -artifact_prefix=runs/soak/$$format- \

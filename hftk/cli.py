@@ -2,7 +2,8 @@
 The command line. A command imports what it needs when it runs: torch takes seconds that `hftk --help` does not have.
 
 Exit status: 0 when what was asked was done, 1 when a run of a comparison failed, converted weights are not proved equal
-or a checkpoint is not what it was, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C.
+or a checkpoint is not what it was, 2 for a mistake that one line on standard error tells, 130 after Ctrl-C, 143 when
+SIGTERM has ended a training, whose last step is saved.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def finetune(options: argparse.Namespace, overrides: list[str]) -> None:
     from hftk.finetune import finetune
     from hftk.finetune_recipe import load_finetune_recipe
 
-    finetune(load_finetune_recipe(find_recipe(options.recipe), overrides))
+    finetune(load_finetune_recipe(find_recipe(options.recipe), overrides), resume=options.resume)
 
 
 def evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -241,8 +242,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add(quickstart).add_argument("--output", required=True, metavar="DIR", help="folder for all that it makes")
     add(tokenizer, takes_recipe=True)
-    add(pretrain, takes_recipe=True).add_argument("--resume", action="store_true", help="go on where a run was cut off")
-    add(finetune, takes_recipe=True)
+    for training in (pretrain, finetune):
+        add(training, takes_recipe=True).add_argument(
+            "--resume", action="store_true", help="go on where a run was cut off"
+        )
     evaluating = add(evaluate)
     evaluating.add_argument("directory", metavar="DIR_OR_REPO", help="what `hftk finetune` wrote")
     evaluating.add_argument("--data", nargs="+", required=True, metavar="FILE", help="labelled rows")

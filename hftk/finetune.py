@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from accelerate import PartialState
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -32,13 +32,15 @@ from hftk.model import pipeline_hftk
 from hftk.predict import TaskModel, load_task_model
 from hftk.recipe import save_recipe
 from hftk.report.card import write_card
-from hftk.report.folder import write_run
+from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_confusion, plot_losses
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
 from hftk.tasks.task import LAST_LAYER, Example, Task
+from hftk.training.checkpoints import begun, clear, finished, last_checkpoint
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.retention import Pretraining, pretraining_of, put_back
+from hftk.training.stopping import EarlyStopping
 from hftk.training.trainer import peak_memory_gb, read_log
 from hftk.training.transfer import (
     SlowStart,
@@ -49,10 +51,16 @@ from hftk.training.transfer import (
 )
 
 
-def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
+def finetune(recipe: FinetuneRecipe, resume: bool = False) -> dict[str, Any]:
     """
     Trains a task model and writes it to `recipe.output`, with `recipe.yaml`, `metrics.json` and, for validation and
     test rows, `<split>_predictions.jsonl`. With several seeds, a folder for each, `seed-42` for one.
+
+    Args:
+        recipe ([`FinetuneRecipe`]): the whole run.
+        resume (`bool`, defaults to `False`):
+            go on from the last whole checkpoint in `recipe.output`. What is finished stays as it is, of several seeds
+            those that are.
 
     Returns:
         What `metrics.json` holds: the Trainer's `train_*` numbers, then `eval_*` for validation rows and `test_*` for
@@ -63,13 +71,17 @@ def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
         UsageError: files, columns or a model that do not fit together.
     """
     if recipe.seeds == 1:
-        return finetune_once(recipe)
+        return finetune_once(recipe, resume)
+    folders = {seed: Path(recipe.output) / f"seed-{seed}" for seed in range(recipe.seed, recipe.seed + recipe.seeds)}
+    if not resume and PartialState().is_main_process:
+        start_afresh(Path(recipe.output), list(folders.values()))
     runs = []
-    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+    for seed, folder in folders.items():
         training = copy.deepcopy(recipe.training)
         training.seed = training.data_seed = seed
-        training.output_dir = f"{recipe.output}/seed-{seed}"
-        runs.append(finetune_once(replace(recipe, output=training.output_dir, training=training, seed=seed, seeds=1)))
+        training.output_dir = str(folder)
+        once = replace(recipe, output=training.output_dir, training=training, seed=seed, seeds=1)
+        runs.append(finetune_once(once, resume))
     metrics: dict[str, Any] = {}
     for name, value in runs[0].items():
         values = [run[name] for run in runs]
@@ -82,10 +94,31 @@ def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
     return metrics
 
 
-def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
+def start_afresh(output: Path, folders: list[Path]) -> None:
+    """
+    Clears the runs of several seeds, all before one of them is made again.
+
+    Raises:
+        UsageError: they are not finished.
+    """
+    found = [folder for folder in folders if begun(folder) or finished(folder)]
+    if found and not (output / "metrics.json").exists():
+        raise UsageError(
+            f"output: {output} has unfinished seeds ({found[-1].name}); add --resume, or name another --output"
+        )
+    for folder in found:
+        clear(folder)
+    (output / "metrics.json").unlink(missing_ok=True)
+
+
+def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     """[`finetune`] with one seed."""
-    set_seed(recipe.seed)
     task, output = recipe.task, Path(recipe.output)
+    if resume and finished(output):
+        print(f"{output}: is finished")
+        return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    checkpoint = last_checkpoint(recipe.training, resume)
+    set_seed(recipe.seed)
     placed = {split: load_rows(recipe, split) for split in ("train", "validation", "test")}
     if not placed["train"]:
         raise UsageError("data.train_files: no rows to learn from; name at least one file, or data.dataset")
@@ -108,7 +141,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
     earlier = {Path(folder).name: earlier_task(folder) for folder in recipe.transfer.earlier_tasks}
     callbacks: list[TrainerCallback] = []
     if recipe.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+        callbacks.append(EarlyStopping(recipe.early_stopping_patience))
     model = set_out(model, recipe, callbacks)
     print(what_trains(model, recipe.transfer))
     trainer = TaskTrainer(
@@ -132,7 +165,7 @@ def finetune_once(recipe: FinetuneRecipe) -> dict[str, Any]:
         trainer.replay = pretraining.replay(trainer, recipe.transfer.replay)
 
     started = time.monotonic()  # what `train_runtime` counts begins when the outputs of a frozen backbone are computed
-    metrics |= trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint).metrics
+    metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     metrics["minutes"] = (time.monotonic() - started) / 60
     metrics["peak_memory_gb"] = peak_memory_gb()
     trainer.average_with_pretrained()
@@ -303,10 +336,3 @@ def readable_scores(metrics: dict[str, Any]) -> str:
         for name, value in scores.items()
         if isinstance(value, int | float) and not name.endswith("_std")
     )
-
-
-def write_metrics(metrics: dict[str, Any], file: Path) -> None:
-    """Writes flat numbers to a file that appears only once it is whole."""
-    unfinished = Path(f"{file}.unfinished")
-    unfinished.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(file)

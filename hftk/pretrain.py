@@ -10,7 +10,6 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hftk.data.corpus import Corpus, prepare_corpus, training_documents
 from hftk.data.objectives import Objective
@@ -24,8 +23,9 @@ from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkForConditionalGeneration, HftkForMaskedLM, HftkForPreTraining
 from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
 from hftk.report.card import write_card
-from hftk.report.folder import write_run
+from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
+from hftk.training.checkpoints import finished, last_checkpoint
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime, keep_pages
 from hftk.training.trainer import peak_memory_gb, read_log
@@ -41,7 +41,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         recipe ([`PretrainRecipe`]):
             the whole run; what is chosen on the way (dtype, attention kernel, number of steps) is written
             into it and to `recipe.yaml`.
-        resume (`bool`, defaults to `False`): go on from the last checkpoint in `recipe.output`.
+        resume (`bool`, defaults to `False`):
+            go on from the last whole checkpoint in `recipe.output`; a finished run stays as it is.
 
     Returns:
         `dict[str, float]`: what `metrics.json` holds.
@@ -49,16 +50,18 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     Raises:
         UsageError: what the user can mend, in one line.
     """
-    output = Path(recipe.output)
-    checkpoint = last_checkpoint(output, resume)
-    if resume:
-        take_choices(recipe, output)
+    output, state = Path(recipe.output), PartialState()
+    if resume and finished(output):
+        state.print(f"{output}: is finished")
+        return json.loads((output / "metrics.json").read_text())
+    checkpoint = last_checkpoint(recipe.training, resume)
+    if checkpoint:
+        take_choices(recipe, checkpoint)
 
     keep_pages()
     set_seed(recipe.seed)
-    state = PartialState()
     with state.main_process_first():
-        tokenizer = make_tokenizer(recipe, reuse=resume or not state.is_main_process)
+        tokenizer = make_tokenizer(recipe, reuse=checkpoint is not None or not state.is_main_process)
         corpus = prepare_corpus(recipe.data, tokenizer, Path(recipe.data.cache_dir or output / "data"))
     state.print(corpus.summary())
 
@@ -109,7 +112,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         metrics[f"eval_{name}_unigram_bits_per_byte"] = unigram_bits_per_byte(part, counts, vocabulary)
     trainer.save_model()
     if state.is_main_process:
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        write_metrics(metrics, output / "metrics.json")
         held = {split: corpus.manifest[split] for split in ("train", "validation", "dropped")}
         write_run(output, held, model.num_parameters())
         log = read_log(output)
@@ -140,7 +143,10 @@ def make_tokenizer(recipe: PretrainRecipe, reuse: bool = False) -> PreTrainedTok
     if path is not None or (reuse and folder.exists()):
         return load_tokenizer(path or str(folder))
     tokenizer = train_tokenizer(training_documents(recipe.data), recipe.tokenizer, recipe.data.max_source_length)
-    tokenizer.save_pretrained(folder)
+    unfinished = Path(f"{folder}.unfinished")
+    tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
+    unfinished.rename(folder)
     return tokenizer
 
 
@@ -282,28 +288,11 @@ def steps_within(recipe: PretrainRecipe, rows: PackedRows, evaluation_batches: f
     return math.ceil(training.num_train_epochs * rows.rows_per_epoch / rows.rows_per_batch)
 
 
-def last_checkpoint(output: Path, resume: bool) -> str | None:
-    """
-    The checkpoint to go on from. A new run over an unfinished one is refused; over a finished one it starts afresh.
-    """
-    found = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if resume or found is None:
-        return found
-    if not (output / "metrics.json").exists():
-        raise UsageError(
-            f"output: {output} holds an unfinished run ({Path(found).name}); add --resume, or name another --output"
-        )
-    for stale in output.glob("checkpoint-*"):
-        shutil.rmtree(stale)
-    return None
-
-
-def take_choices(recipe: PretrainRecipe, output: Path) -> None:
+def take_choices(recipe: PretrainRecipe, checkpoint: str) -> None:
     """What the interrupted run had chosen stays chosen."""
-    if (output / "recipe.yaml").exists():
-        chosen = load_recipe(output / "recipe.yaml", [], PretrainRecipe)
-        recipe.runtime = chosen.runtime
-        recipe.training.max_steps = chosen.training.max_steps
+    chosen = load_recipe(Path(checkpoint).with_name("recipe.yaml"), [], PretrainRecipe)
+    recipe.runtime = chosen.runtime
+    recipe.training.max_steps = chosen.training.max_steps
 
 
 def last_evaluation(trainer: PretrainingTrainer) -> dict[str, float]:

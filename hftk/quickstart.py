@@ -19,10 +19,11 @@ from typing import Any
 import yaml
 
 from hftk.data.packaged import dialogues, korean_messages, turkish_web_treebank
-from hftk.finetune import finetune, write_metrics
+from hftk.finetune import finetune
 from hftk.finetune_recipe import load_finetune_recipe
 from hftk.pretrain import pretrain
 from hftk.recipe import PretrainRecipe, load_recipe
+from hftk.report.folder import write_metrics
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hftk.cli import main
+from hftk.training.checkpoints import MANIFEST, UNFINISHED, publish
 from hftk.training.pretraining import PretrainingTrainer
 from hftk.training.trainer import read_log
 
@@ -120,13 +122,42 @@ def test_a_resumed_run_makes_the_losses_of_one_that_was_never_cut_off(recipe, tm
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoint-6")
-    (cut / "metrics.json").unlink()
+    (cut / "README.md").unlink()
+    with (cut / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')  # cut off within a line
     assert main(["pretrain", str(recipe), "--output", str(cut)]) == 2  # unfinished, and no --resume
     pretrain(recipe, "--output", str(cut), "--resume")
     steps = [(line["step"], line["loss"]) for line in read_log(whole) if "loss" in line]
     assert steps == [(line["step"], line["loss"]) for line in read_log(cut) if "loss" in line]
     finished = load_file(whole / "model.safetensors")
     assert all(torch.equal(tensor, finished[name]) for name, tensor in load_file(cut / "model.safetensors").items())
+    before = (cut / "model.safetensors").stat()
+    pretrain(recipe, "--output", str(cut), "--resume")
+    assert (cut / "model.safetensors").stat() == before  # a finished run stays as it is
+
+
+class Harm:
+    """A pickle of it runs code when it is loaded."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("harm"),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_nothing_in_a_checkpoint_is_run(recipe, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    run = pretrain(recipe)
+    (run / "README.md").unlink()
+    shutil.rmtree(run / "checkpoint-6")
+    aside = run / UNFINISHED / "checkpoint-3"
+    aside.parent.mkdir()
+    (run / "checkpoint-3").rename(aside)
+    (aside / MANIFEST).unlink()
+    torch.save(Harm(), aside / name)
+    publish(aside, run / "checkpoint-3", rows_per_step=2)  # who changes a file can change its hash too
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        main(["pretrain", str(recipe), "--resume"])
+    assert not Path("harm").exists()
 
 
 def test_a_checkpoint_of_one_objective_goes_on_with_the_other(recipe, tmp_path):

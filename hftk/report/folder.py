@@ -60,6 +60,13 @@ def write_run(folder: Path, data: dict[str, Any], parameters: int) -> None:
     unfinished.replace(folder / RUN)
 
 
+def write_metrics(metrics: dict[str, Any], file: Path) -> None:
+    """Writes flat numbers to a file that appears only once it is whole."""
+    unfinished = Path(f"{file}.unfinished")
+    unfinished.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
 def hardware() -> str:
     """The processors that torch uses here, in words."""
     if torch.cuda.is_available():

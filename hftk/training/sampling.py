@@ -53,7 +53,7 @@ class StepsOfLikeLengths(Sampler[int | None]):
         return math.ceil(len(self.lengths) / self.rows_together) * self.rows_together
 
     def __iter__(self) -> Iterator[int | None]:
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
         drawn = torch.randperm(len(self.lengths), generator=generator).tolist()
         whole = len(drawn) // self.rows_per_step * self.rows_per_step
         steps, last = [], drawn[whole:]

@@ -1,6 +1,7 @@
 """`transformers.Trainer`, less what a run folder must not hold and plus a log that tells each step's own loss."""
 
 import json
+import sys
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -8,22 +9,25 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 from transformers.utils import PushInProgress
 
 from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
 from hftk.tasks.task import ADAPTERS
+from hftk.training.checkpoints import UNFINISHED, publish, sync
+from hftk.training.stopping import TERMINATED, Interruption
 
 LOG_FILE = "log.jsonl"
 
 
 class HftkTrainer(Trainer):
     """
-    [`transformers.Trainer`] with four differences: it leaves no `training_args.bin` (a pickle that holds the Hub
+    [`transformers.Trainer`] with these differences: it leaves no `training_args.bin` (a pickle that holds the Hub
     token), it logs the loss of the step itself (the original logs an average over the steps since the last line, which
-    a resume changes), it writes what it logs to `log.jsonl`, and with `push_to_hub` it sends no more than the model of
-    a checkpoint while it trains; `hftk pretrain` and `hftk finetune` push the whole folder, once that is written.
+    a resume changes), it writes what it logs to `log.jsonl`, a checkpoint is whole or not there, SIGTERM ends it with
+    its last step saved, and with `push_to_hub` it sends no more than the model of a checkpoint while it trains;
+    `hftk pretrain` and `hftk finetune` push the whole folder, once that is written.
 
     Args and methods are those of [`transformers.Trainer`].
     """
@@ -35,8 +39,28 @@ class HftkTrainer(Trainer):
         if self.args.device.type == "cpu":
             self.args.dataloader_pin_memory = False  # nothing to pin for, and torch warns
         self.add_callback(LogFile(Path(self.args.output_dir)))
+        self.interruption = Interruption()
+        self.add_callback(self.interruption)
+        self._checkpoints = self.args.output_dir
         self._step_of_loss = -1
         self._step_loss = torch.zeros((), device=self.args.device)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        outcome = super().train(*args, **kwargs)
+        if self.interruption.stopped:
+            if self.is_world_process_zero():
+                step = self.interruption.saved
+                said = f"SIGTERM: step {step} is saved in {self.args.output_dir}; add --resume to go on from it"
+                print("hftk:", said, file=sys.stderr)
+            sys.exit(TERMINATED)
+        return outcome
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        """A resume from the last step makes none; the original makes one, if that step is within an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(epoch=epoch, **kwargs)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -57,6 +81,29 @@ class HftkTrainer(Trainer):
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Written aside, and renamed when all processes have written their part; older ones go after that."""
+        output, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._checkpoints = str(output / UNFINISHED)
+        super()._save_checkpoint(model, trial)
+        self._checkpoints = str(output)
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(output / name)
+        if self.is_world_process_zero():
+            sync(output / LOG_FILE)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            aside = output / UNFINISHED / name
+            self.state.save_to_json(str(aside / TRAINER_STATE_NAME))  # with the name of the best one as it will be
+            publish(aside, output / name, self.get_total_train_batch_size(self.args))
+            rotate_checkpoints(str(output), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._send(output / name)
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in transformers, and makes the branch `hub_revision`, without which pushes would fail unseen."""
         super().init_hf_repo(token, private)
@@ -69,17 +116,20 @@ class HftkTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """
-        In the background. The original would send all that lies in the output folder, the prepared corpus for one, and
-        a pickle that holds the Hub token.
+        Nothing: the folder is about to be renamed. The original would send all that lies in the output folder, the
+        prepared corpus for one, and a pickle that holds the Hub token.
         """
+
+    def _send(self, checkpoint: Path) -> None:
+        """The model of a checkpoint to the Hub, in the background."""
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or busy:
             return
-        if Path(checkpoint_folder, ADAPTERS).exists():  # they tell where on this machine their backbone lies
+        if (checkpoint / ADAPTERS).exists():  # they tell where on this machine their backbone lies
             return
         job = HfApi(token=self.args.hub_token).upload_folder(
             repo_id=self.hub_model_id,
-            folder_path=checkpoint_folder,
+            folder_path=checkpoint,
             allow_patterns=[*WEIGHTS, *CONFIGS, *TOKENIZER, *CODE],
             commit_message=f"Step {self.state.global_step}",
             revision=self.args.hub_revision,
@@ -107,7 +157,9 @@ class LogFile(TrainerCallback):
         if state.global_step:  # a resume goes on from a checkpoint; later lines belong to steps that it will make again
             kept = [line for line in read_log(self.path.parent) if line["step"] <= state.global_step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        unfinished = Path(f"{self.path}.unfinished")
+        unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        unfinished.replace(self.path)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         # the totals that end a training are no step's
@@ -117,9 +169,10 @@ class LogFile(TrainerCallback):
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's `log.jsonl`; none if there is no log."""
+    """The lines of a run's `log.jsonl`, but for one that the end of a process cut off; none if there is no log."""
     path = folder / LOG_FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def peak_memory_gb() -> float:

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,15 @@ training: {{per_device_train_batch_size: 4, learning_rate: 5.0e-3, use_cpu: true
 def run(pretrained, tmp_path):
     """run(transfer, shape, …): the metrics of a fine-tuning into `tmp_path`/run."""
 
-    def make(transfer: str = "", shape: str = "n21", model: Path = pretrained, output: str = "run", top="", **training):
+    def make(
+        transfer: str = "",
+        shape: str = "n21",
+        model: Path = pretrained,
+        output: str = "run",
+        top: str = "",
+        resume: bool = False,
+        **training: Any,
+    ):
         data = tmp_path / f"{shape}.jsonl"
         write_rows(ROWS[shape], data)
         recipe = tmp_path / "recipe.yaml"
@@ -67,7 +76,7 @@ training: {json.dumps(TRAINING | {"use_cpu": True, "disable_tqdm": True} | train
 {top}
 """
         )
-        return finetune(load_finetune_recipe(recipe, []))
+        return finetune(load_finetune_recipe(recipe, []), resume)
 
     return make
 

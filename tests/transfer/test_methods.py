@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 
@@ -89,23 +88,6 @@ def test_a_layer_moves_first_at_the_step_at_which_it_thaws(run, monkeypatch):
     for place, stage in enumerate(watch.stages):
         assert {first_moved[name] for name in stage if name in first_moved} == {2 * place + 1}
     assert len(first_moved) >= len(watch.start) - 1  # all but a row that no text holds
-
-
-@pytest.mark.parametrize("thaw", ["thaw_every: 2", "thaw_patience: 1"])
-def test_a_slow_start_that_is_resumed_on_the_way_ends_as_one_that_was_not(thaw, run, tmp_path):
-    training = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 1}
-    training |= {"learning_rate": 0.3 if "patience" in thaw else 1e-2, "logging_steps": 1}  # so steep that it stalls
-    run(f"method: slow_start, {thaw}", output="whole", top=DROPOUT, **training)
-    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
-    run(
-        f"method: slow_start, {thaw}", output="resumed", top=DROPOUT,
-        resume_from_checkpoint=f"{tmp_path}/resumed/checkpoint-3", **training,
-    )  # fmt: skip
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    state = json.loads((tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").read_text())
-    if "patience" in thaw:
-        assert state["stateful_callbacks"]["SlowStart"]["attributes"]["stalls"] >= 1
 
 
 def test_slow_start_learns_under_gradient_checkpointing_what_it_learns_without(run):
