@@ -155,6 +155,7 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
         args=recipe.training,
         processing_class=tokenizer,
         callbacks=callbacks,
+        guard=recipe.guard,
     )
     pretraining = None if recipe.from_scratch else known_pretraining(recipe, tokenizer)
     metrics: dict[str, Any] = {"trainable_parameters": trainer.get_num_trainable_parameters()}

@@ -16,6 +16,7 @@ from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
 from hftk.tasks.subjects import Subjects
+from hftk.training.guards import GuardArguments
 from hftk.training.transfer import TransferArguments
 
 
@@ -85,6 +86,8 @@ class FinetuneRecipe:
             What the model's card says that the run cannot know.
         training (`TrainingArguments`):
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
+        guard (`GuardArguments`):
+            Which steps change nothing: those whose loss or gradient is no number.
         from_scratch (`bool`, *optional*, defaults to `False`):
             Take the architecture and the tokenizer of `model` but not its weights: what the same fine-tuning comes to
             without pretraining.
@@ -110,6 +113,7 @@ class FinetuneRecipe:
             "train_sampling_strategy": "group_by_length",  # little padding
         }
     )
+    guard: GuardArguments = field(default_factory=GuardArguments)
     from_scratch: bool = False
     config_overrides: dict[str, Any] = field(default_factory=dict)
     early_stopping_patience: int | None = None

@@ -26,6 +26,7 @@ from hftk.report.card import write_card
 from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
 from hftk.training.checkpoints import finished, last_checkpoint
+from hftk.training.guards import in_one_line
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime, keep_pages
 from hftk.training.trainer import peak_memory_gb, read_log
@@ -75,7 +76,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     if recipe.measure.shuffled_words:
         shuffled_rows = held_out_text(recipe, corpus, objective.with_shuffled_words(), vocabulary)
     evaluated = [part.rows for part in (*held_out_rows.values(), *shuffled_rows.values())]
-    choose_runtime_and_steps(recipe, model, rows, evaluated)
+    with in_one_line(recipe.training):
+        choose_runtime_and_steps(recipe, model, rows, evaluated)
     rows.rows = recipe.training.max_steps * rows.rows_per_batch
 
     if state.is_main_process:
@@ -91,6 +93,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         held_out=held_out_rows,
         shuffled=shuffled_rows,
         layer_gradients=recipe.measure.layer_gradients,
+        guard=recipe.guard,
     )
     state.print(announcement(recipe, model, rows))
     start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Fine-tuning's Trainer: one loop predicts, for the scores of a training and for `hftk predict`."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -158,16 +159,26 @@ class TaskTrainer(HftkTrainer):
         return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        rows, args = self.train_dataset.rows, self.args
-        if args.train_sampling_strategy != "group_by_length":
+        args = self.args
+        if args.train_sampling_strategy not in ("group_by_length", "random"):
             return super()._get_train_sampler(train_dataset)
+        alike = args.train_sampling_strategy == "random"
         together = args.train_batch_size * args.world_size
         return StepsOfLikeLengths(
-            [len(row["input_ids"]) for row in rows],
+            [0 if alike else len(row["input_ids"]) for row in self.train_dataset.rows],
             together * args.gradient_accumulation_steps,
             together if args.world_size > 1 else 1,
             args.seed if args.data_seed is None else args.data_seed,
         )
+
+    def rows_of_step(self, step: int) -> list[int]:
+        sampler = self._get_train_sampler()
+        if not isinstance(sampler, StepsOfLikeLengths):
+            return []  # a strategy of transformers, which does not tell
+        size = self.get_total_train_batch_size(self.args)
+        epoch, place = divmod(step, math.ceil(len(self.train_dataset) / size))
+        sampler.set_epoch(epoch)
+        return [row for row in sampler if row is not None][place * size : (place + 1) * size]
 
     def collate(self, features: list[Features]) -> dict[str, Any]:
         real = [dict(row) for row in features if "blank" not in row]

@@ -158,6 +158,10 @@ class PretrainingTrainer(HftkTrainer):
             self._layer_gradients = layer_gradient_norms(self.model)
         return loss
 
+    def rows_of_step(self, step: int) -> list[int]:
+        size = self.train_dataset.rows_per_batch
+        return list(range(step * size, (step + 1) * size))
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         metrics = self._scores(self.held_out, metric_key_prefix)
         if self.shuffled:

@@ -16,6 +16,7 @@ from transformers.utils import PushInProgress
 from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
 from hftk.tasks.task import ADAPTERS
 from hftk.training.checkpoints import UNFINISHED, publish, sync
+from hftk.training.guards import Guard, GuardArguments, forget_gradients, in_one_line
 from hftk.training.stopping import TERMINATED, Interruption
 
 LOG_FILE = "log.jsonl"
@@ -26,16 +27,20 @@ class HftkTrainer(Trainer):
     [`transformers.Trainer`] with these differences: it leaves no `training_args.bin` (a pickle that holds the Hub
     token), it logs the loss of the step itself (the original logs an average over the steps since the last line, which
     a resume changes), it writes what it logs to `log.jsonl`, a checkpoint is whole or not there, SIGTERM ends it with
-    its last step saved, and with `push_to_hub` it sends no more than the model of a checkpoint while it trains;
-    `hftk pretrain` and `hftk finetune` push the whole folder, once that is written.
+    its last step saved, a step whose loss is no number changes nothing, and with `push_to_hub` it sends no more than
+    the model of a checkpoint while it trains; `hftk pretrain` and `hftk finetune` push the whole folder, once that is
+    written.
 
-    Args and methods are those of [`transformers.Trainer`].
+    Args:
+        guard ([`GuardArguments`]): which steps change nothing.
+        others: those of [`transformers.Trainer`], as the methods are.
     """
 
     push_in_progress: PushInProgress | None
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, guard: GuardArguments, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.guard = Guard(guard)
         if self.args.device.type == "cpu":
             self.args.dataloader_pin_memory = False  # nothing to pin for, and torch warns
         self.add_callback(LogFile(Path(self.args.output_dir)))
@@ -46,7 +51,8 @@ class HftkTrainer(Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        outcome = super().train(*args, **kwargs)
+        with in_one_line(self.args):
+            outcome = super().train(*args, **kwargs)
         if self.interruption.stopped:
             if self.is_world_process_zero():
                 step = self.interruption.saved
@@ -72,9 +78,25 @@ class HftkTrainer(Trainer):
         self._step_loss += loss
         return loss
 
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Here, before the optimizer's step, the loss and the gradients of all processes are known."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        self._step_loss = self.accelerator.gather(self._step_loss).mean()
+        scaled = self.accelerator.scaler is not None  # it leaves out steps itself, to find its scale
+        if not scaled and (fault := self.guard.fault(self._step_loss.item(), float(grad_norm))):
+            forget_gradients(model)
+            step = self.state.global_step + 1
+            self.log({"skipped": fault, "rows": self.rows_of_step(self.state.global_step)})
+            self.guard.check_patience(step, fault)
+        return grad_norm
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Which rows of `train_dataset` a step reads, on all processes."""
+        raise NotImplementedError
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs["loss"] = self.accelerator.gather(self._step_loss).mean().item()
+            logs["loss"] = self._step_loss.item()
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
