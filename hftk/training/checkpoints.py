@@ -103,7 +103,7 @@ def last_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
 
 def newest_whole(output: Path) -> str | None:
     """The last checkpoint that is what was saved. Those after it get another name; one half-written goes."""
-    for half_written in output.glob(f"{UNFINISHED}/*"):
+    for half_written in output.glob(f"{UNFINISHED}/{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(half_written)
     while found := begun(output):
         wrong = fault(Path(found))
@@ -128,8 +128,9 @@ def finished(output: Path) -> bool:
 
 def clear(output: Path) -> None:
     """Takes away what an earlier run left: its checkpoints, then what tells that it was finished."""
-    for stale in [*output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), *output.glob(f"{UNFINISHED}/*")]:
-        shutil.rmtree(stale)
+    for folder in (output, output / UNFINISHED):
+        for stale in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(stale)
     if (output / RUN).exists():  # otherwise the README.md is somebody else's
         for file in (CARD, METRICS, RUN):
             (output / file).unlink(missing_ok=True)
