@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from hftk.errors import UsageError
 from hftk.report.folder import CARD, METRICS, RUN
 
-UNFINISHED = "unfinished"  # in a run's folder: where a checkpoint is written
+UNFINISHED = "checkpoint.unfinished"  # in a run's folder: where a checkpoint is written
 BROKEN = "broken-"  # before the name of a checkpoint that is not what was saved
 MANIFEST = "manifest.json"  # in a checkpoint: the SHA-256 of every other file
 BATCH = "batch.json"  # in a checkpoint: how many rows a step takes
@@ -35,7 +35,7 @@ def publish(aside: Path, checkpoint: Path, rows_per_step: int) -> None:
     for path in [*aside.rglob("*"), aside]:
         sync(path)
     aside.rename(checkpoint)
-    aside.parent.rmdir()
+    shutil.rmtree(aside.parent)
     sync(checkpoint.parent)
 
 
@@ -103,8 +103,7 @@ def last_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
 
 def newest_whole(output: Path) -> str | None:
     """The last checkpoint that is what was saved. Those after it get another name; one half-written goes."""
-    for half_written in output.glob(f"{UNFINISHED}/{PREFIX_CHECKPOINT_DIR}-*"):
-        shutil.rmtree(half_written)
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
     while found := begun(output):
         wrong = fault(Path(found))
         if wrong is None:
@@ -128,9 +127,8 @@ def finished(output: Path) -> bool:
 
 def clear(output: Path) -> None:
     """Takes away what an earlier run left: its checkpoints, then what tells that it was finished."""
-    for folder in (output, output / UNFINISHED):
-        for stale in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            shutil.rmtree(stale)
+    for stale in [*output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), *output.glob(UNFINISHED)]:
+        shutil.rmtree(stale)
     if (output / RUN).exists():  # otherwise the README.md is somebody else's
         for file in (CARD, METRICS, RUN):
             (output / file).unlink(missing_ok=True)
