@@ -37,7 +37,7 @@ from hftk.report.plots import plot_confusion, plot_losses
 from hftk.tasks.n21 import N21
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
 from hftk.tasks.task import LAST_LAYER, Example, Task
-from hftk.training.checkpoints import begun, clear, finished, last_checkpoint
+from hftk.training.checkpoints import clear, clear_seeds, finished, last_checkpoint
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.retention import Pretraining, pretraining_of, put_back
 from hftk.training.stopping import EarlyStopping
@@ -74,7 +74,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> dict[str, Any]:
         return finetune_once(recipe, resume)
     folders = {seed: Path(recipe.output) / f"seed-{seed}" for seed in range(recipe.seed, recipe.seed + recipe.seeds)}
     if not resume and PartialState().is_main_process:
-        start_afresh(Path(recipe.output), list(folders.values()))
+        clear_seeds(Path(recipe.output), list(folders.values()))
     runs = []
     for seed, folder in folders.items():
         training = copy.deepcopy(recipe.training)
@@ -92,23 +92,6 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> dict[str, Any]:
     write_metrics(metrics, Path(recipe.output) / "metrics.json")
     print(f"{recipe.output}: {recipe.seeds} seeds: {readable_scores(metrics)}")
     return metrics
-
-
-def start_afresh(output: Path, folders: list[Path]) -> None:
-    """
-    Clears the runs of several seeds, all before one of them is made again.
-
-    Raises:
-        UsageError: they are not finished.
-    """
-    found = [folder for folder in folders if begun(folder) or finished(folder)]
-    if found and not (output / "metrics.json").exists():
-        raise UsageError(
-            f"output: {output} has unfinished seeds ({found[-1].name}); add --resume, or name another --output"
-        )
-    for folder in found:
-        clear(folder)
-    (output / "metrics.json").unlink(missing_ok=True)
 
 
 def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
@@ -165,6 +148,8 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     if pretraining is not None and recipe.transfer.replay:
         trainer.replay = pretraining.replay(trainer, recipe.transfer.replay)
 
+    if checkpoint is None and trainer.is_world_process_zero():
+        clear(output)
     started = time.monotonic()  # what `train_runtime` counts begins when the outputs of a frozen backbone are computed
     metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     metrics["minutes"] = (time.monotonic() - started) / 60

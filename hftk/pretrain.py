@@ -25,7 +25,7 @@ from hftk.recipe import PretrainRecipe, load_recipe, save_recipe
 from hftk.report.card import write_card
 from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
-from hftk.training.checkpoints import finished, last_checkpoint
+from hftk.training.checkpoints import clear, finished, last_checkpoint
 from hftk.training.guards import in_one_line
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import choose_runtime, keep_pages
@@ -62,6 +62,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     keep_pages()
     set_seed(recipe.seed)
     with state.main_process_first():
+        if state.is_main_process and checkpoint is None:
+            clear(output)
         tokenizer = make_tokenizer(recipe, reuse=checkpoint is not None or not state.is_main_process)
         corpus = prepare_corpus(recipe.data, tokenizer, Path(recipe.data.cache_dir or output / "data"))
     state.print(corpus.summary())

@@ -136,6 +136,15 @@ def test_a_resumed_run_makes_the_losses_of_one_that_was_never_cut_off(recipe, tm
     assert (cut / "model.safetensors").stat() == before  # a finished run stays as it is
 
 
+def test_a_run_that_was_cut_off_behind_its_last_step_logs_no_evaluation_twice(recipe):
+    run = pretrain(recipe, "--training.eval_strategy", "no")
+    log, metrics = read_log(run), json.loads((run / "metrics.json").read_text())
+    (run / "README.md").unlink()
+    pretrain(recipe, "--training.eval_strategy", "no", "--resume")
+    assert read_log(run) == log and "eval_loss" in log[-1]
+    assert json.loads((run / "metrics.json").read_text())["eval_loss"] == metrics["eval_loss"]
+
+
 class Harm:
     """A pickle of it runs code when it is loaded."""
 

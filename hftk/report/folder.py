@@ -13,6 +13,7 @@ import torch
 CARD = "README.md"
 RECIPE = "recipe.yaml"
 RUN = "run.json"
+METRICS = "metrics.json"
 FINGERPRINT = "fingerprint.json"
 
 # What [`hftk push`] takes to the Hub. All else stays: checkpoints with their optimizer states, the prepared corpus,
@@ -32,7 +33,7 @@ TOKENIZER = [
     "sentencepiece.bpe.model",
 ]
 CODE = ["configuration_hftk*.py", "modeling_hftk*.py", "pipeline_hftk.py"]
-ABOUT = [RECIPE, RUN, FINGERPRINT, "metrics.json", "log.jsonl", "plots/*.png", CARD]
+ABOUT = [RECIPE, RUN, FINGERPRINT, METRICS, "log.jsonl", "plots/*.png", CARD]
 
 PACKAGES = ("hftk", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets")
 

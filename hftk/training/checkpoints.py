@@ -12,9 +12,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from hftk.errors import UsageError
-from hftk.report.folder import CARD
+from hftk.report.folder import CARD, METRICS, RUN
 
-UNFINISHED = "unfinished"  # in a run's folder: where a checkpoint is written
+UNFINISHED = "checkpoint.unfinished"  # in a run's folder: where a checkpoint is written
 BROKEN = "broken-"  # before the name of a checkpoint that is not what was saved
 MANIFEST = "manifest.json"  # in a checkpoint: the SHA-256 of every other file
 BATCH = "batch.json"  # in a checkpoint: how many rows a step takes
@@ -35,7 +35,7 @@ def publish(aside: Path, checkpoint: Path, rows_per_step: int) -> None:
     for path in [*aside.rglob("*"), aside]:
         sync(path)
     aside.rename(checkpoint)
-    aside.parent.rmdir()
+    shutil.rmtree(aside.parent)
     sync(checkpoint.parent)
 
 
@@ -71,8 +71,7 @@ def fault(checkpoint: Path) -> str | None:
 
 def last_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
     """
-    The checkpoint to go on from. Without `resume` there is none: a new run over an unfinished one is refused, over a
-    finished one it starts afresh. All processes call it; the main one looks and cleans up.
+    The checkpoint to go on from; without `resume` there is none. All processes call it, the main one looks.
 
     Args:
         training ([`TrainingArguments`]):
@@ -88,11 +87,14 @@ def last_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
         raise UsageError("training.resume_from_checkpoint: leave it out and give --resume, which finds the last one")
     output = Path(training.output_dir)
     found: list[str | None] = [None]
-    if PartialState().is_main_process and output.is_dir():
+    if PartialState().is_main_process:
         if resume:
             found = [newest_whole(output)]
-        else:
-            clear_finished(output)
+        elif (started := begun(output)) and not finished(output):
+            raise UsageError(
+                f"output: {output} holds an unfinished run ({Path(started).name}); add --resume, or name another "
+                "--output"
+            )
     [checkpoint] = broadcast_object_list(found)
     if checkpoint:
         keep_rows_per_step(training, checkpoint)
@@ -100,7 +102,7 @@ def last_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
 
 
 def newest_whole(output: Path) -> str | None:
-    """The last checkpoint that is what was saved; those after it get another name."""
+    """The last checkpoint that is what was saved. Those after it get another name; one half-written goes."""
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
     while found := begun(output):
         wrong = fault(Path(found))
@@ -113,16 +115,6 @@ def newest_whole(output: Path) -> str | None:
     return None
 
 
-def clear_finished(output: Path) -> None:
-    """Makes room for a run where a finished one is."""
-    found = begun(output)
-    if found and not finished(output):
-        raise UsageError(
-            f"output: {output} holds an unfinished run ({Path(found).name}); add --resume, or name another --output"
-        )
-    clear(output)
-
-
 def begun(output: Path) -> str | None:
     """The last checkpoint in a run's folder, whole or not."""
     return get_last_checkpoint(str(output)) if output.is_dir() else None
@@ -130,16 +122,33 @@ def begun(output: Path) -> str | None:
 
 def finished(output: Path) -> bool:
     """Whether a run in a folder came to its end: the card is what it writes last."""
-    return (output / CARD).exists()
+    return (output / RUN).exists() and (output / CARD).exists()
 
 
 def clear(output: Path) -> None:
-    """Takes a finished run's checkpoints away, then what tells that it is finished."""
-    for pattern in (f"{PREFIX_CHECKPOINT_DIR}-*", f"{BROKEN}*", UNFINISHED):
-        for stale in output.glob(pattern):
-            shutil.rmtree(stale)
-    for name in (CARD, "metrics.json"):
-        (output / name).unlink(missing_ok=True)
+    """Takes away what an earlier run left: its checkpoints, then what tells that it was finished."""
+    for stale in [*output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), *output.glob(UNFINISHED)]:
+        shutil.rmtree(stale)
+    if (output / RUN).exists():  # otherwise the README.md is somebody else's
+        for file in (CARD, METRICS, RUN):
+            (output / file).unlink(missing_ok=True)
+
+
+def clear_seeds(output: Path, folders: list[Path]) -> None:
+    """
+    Clears the runs of several seeds, all before one of them is made again, so that a resume mixes no old with new ones.
+
+    Raises:
+        UsageError: they are not finished.
+    """
+    found = [folder for folder in folders if begun(folder) or finished(folder)]
+    if found and not (output / METRICS).exists():
+        raise UsageError(
+            f"output: {output} has unfinished seeds ({found[-1].name}); add --resume, or name another --output"
+        )
+    for folder in found:
+        clear(folder)
+    (output / METRICS).unlink(missing_ok=True)
 
 
 def keep_rows_per_step(training: TrainingArguments, checkpoint: str) -> None:

@@ -175,9 +175,8 @@ class LogFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        kept = []
-        if state.global_step:  # a resume goes on from a checkpoint; later lines belong to steps that it will make again
-            kept = [line for line in read_log(self.path.parent) if line["step"] <= state.global_step]
+        # a resume goes on from a checkpoint; what was logged after it will be logged again
+        kept = read_log(self.path.parent)[: len(state.log_history)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(f"{self.path}.unfinished")
         unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept))

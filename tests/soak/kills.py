@@ -1,7 +1,7 @@
 """
-Trainings that are killed (SIGKILL) at random moments, half of them while a checkpoint is written, and resumed until they
-are finished: a pretraining and a slow start, each on one process and on two, of which one dies or both. No loss differs
-from those of a run that nobody killed, no checkpoint is lost, and the final weights are equal to the bit.
+Trainings that are killed (SIGKILL) at random moments, half of them while a checkpoint is written, and resumed until
+they are finished: a pretraining and a slow start, each on one process and on two, of which one dies or both. No loss
+differs from those of a run that nobody killed, no checkpoint is lost, and the final weights are equal to the bit.
 
     make soak
     python -m tests.soak.kills 100 runs/soak/kills              # so many kills, from seed 0

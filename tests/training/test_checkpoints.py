@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hftk.errors import UsageError
-from hftk.training.checkpoints import MANIFEST, UNFINISHED, fault, last_checkpoint, publish
+from hftk.training.checkpoints import MANIFEST, UNFINISHED, clear, fault, last_checkpoint, publish
 
 
 def last(run: Path, resume: bool, **training) -> str | None:
@@ -73,13 +73,23 @@ def test_a_broken_checkpoint_is_told_in_one_line_and_the_one_before_it_taken(run
 
 
 def test_a_new_run_over_an_unfinished_one_is_refused_and_over_a_finished_one_starts_afresh(run):
-    (run / "metrics.json").write_text("{}")  # written before the card
+    write(run / UNFINISHED / "checkpoint-15")
+    for name in ("metrics.json", "run.json"):  # written before the card
+        (run / name).write_text("{}")
     with pytest.raises(UsageError, match=r"unfinished run \(checkpoint-12\); add --resume"):
         last(run, resume=False)
     (run / "README.md").write_text("")
     (run / "recipe.yaml").write_text("")
     assert last(run, resume=False) is None
+    clear(run)
     assert [path.name for path in run.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_readme_that_no_run_has_written_stays(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    assert last(tmp_path, resume=False) is None
+    clear(tmp_path)
+    assert (tmp_path / "README.md").exists()
 
 
 def test_on_other_processes_a_step_has_the_rows_that_it_had(run):

@@ -126,7 +126,8 @@ def test_a_worker_that_died_is_told_and_nothing_waits_for_it(recipe):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 2 and "training.dataloader_num_workers: a worker died" in said.splitlines()[-1]
+    assert process.returncode == 2, said
+    assert "training.dataloader_num_workers: a worker died" in said.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -140,7 +141,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(recipe, size
         command = hftk("pretrain", recipe, "--training.max_steps", "4", "--training.save_strategy", "steps")
         command += ["--training.save_steps", "2"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2 and done.stderr.startswith("hftk:") or "\nhftk:" in done.stderr, done.stderr
+        assert done.returncode == 2, done.stderr
         assert "full" in done.stderr.splitlines()[-1] or "No space" in done.stderr.splitlines()[-1], done.stderr
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
