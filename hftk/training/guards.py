@@ -15,6 +15,7 @@ from hftk.errors import UsageError
 
 REMEMBERED = 100  # losses of steps before
 FEWEST = 20  # of them, before a loss can be far off
+DISK_FULL = ("No space left on device", "file write failed", "unexpected pos")  # what safetensors and torch say of it
 
 
 @dataclass
@@ -100,7 +101,7 @@ def in_one_line(training: TrainingArguments) -> Iterator[None]:
         said = str(error)
         if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
             raise UsageError(out_of_memory(training)) from error
-        if "No space left on device" in said or "file write failed" in said:
+        if any(words in said for words in DISK_FULL):
             raise UsageError(
                 f"training.output_dir: the disk of {training.output_dir} is full; make room, or keep fewer checkpoints "
                 "(training.save_total_limit), and add --resume"

@@ -30,8 +30,8 @@ model: {{d_model: 32, encoder_layers: 1, decoder_layers: 1, encoder_attention_he
 tokenizer: {{vocab_size: 500}}
 data: {{train_files: [{text}], validation_share: 0.2, max_source_length: 64, max_target_length: 64}}
 runtime: {{dtype: float32, attn_implementation: sdpa, seconds_per_step: 1.0}}
-training: {{max_steps: 500, per_device_train_batch_size: 4, learning_rate: 1.0e-3, logging_steps: 1, save_strategy: "no",
-  use_cpu: true, disable_tqdm: true}}
+training: {{max_steps: 500, per_device_train_batch_size: 4, learning_rate: 1.0e-3, logging_steps: 1, use_cpu: true,
+  save_strategy: "no", disable_tqdm: true}}
 """
 LIMITED = """
 import resource, sys
