@@ -72,8 +72,9 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> dict[str, Any]:
     """
     if recipe.seeds == 1:
         return finetune_once(recipe, resume)
+    state = PartialState()
     folders = {seed: Path(recipe.output) / f"seed-{seed}" for seed in range(recipe.seed, recipe.seed + recipe.seeds)}
-    if not resume and PartialState().is_main_process:
+    if not resume and state.is_main_process:
         clear_seeds(Path(recipe.output), list(folders.values()))
     runs = []
     for seed, folder in folders.items():
@@ -88,17 +89,18 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> dict[str, Any]:
         metrics[name] = mean(values) if isinstance(value, int | float) else value
         if isinstance(value, int | float):
             metrics[f"{name}_std"] = stdev(values)
-    save_recipe(recipe, Path(recipe.output) / "recipe.yaml")
-    write_metrics(metrics, Path(recipe.output) / "metrics.json")
-    print(f"{recipe.output}: {recipe.seeds} seeds: {readable_scores(metrics)}")
+    if state.is_main_process:
+        save_recipe(recipe, Path(recipe.output) / "recipe.yaml")
+        write_metrics(metrics, Path(recipe.output) / "metrics.json")
+    state.print(f"{recipe.output}: {recipe.seeds} seeds: {readable_scores(metrics)}")
     return metrics
 
 
 def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     """[`finetune`] with one seed."""
-    task, output = recipe.task, Path(recipe.output)
+    task, output, state = recipe.task, Path(recipe.output), PartialState()
     if resume and finished(output):
-        print(f"{output}: is finished")
+        state.print(f"{output}: is finished")
         return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     checkpoint = last_checkpoint(recipe.training, resume)
     set_seed(recipe.seed)
@@ -119,14 +121,14 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     examples = {split: [task.encode(row, tokenizer, max_length, names) for row in rows[split]] for split in rows}
     for split in rows:
-        print(describe(split, placed[split], examples[split], task, names))
+        state.print(describe(split, placed[split], examples[split], task, names))
 
     earlier = {Path(folder).name: earlier_task(folder) for folder in recipe.transfer.earlier_tasks}
     callbacks: list[TrainerCallback] = []
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStopping(recipe.early_stopping_patience))
     model = set_out(model, recipe, callbacks)
-    print(what_trains(model, recipe.transfer))
+    state.print(what_trains(model, recipe.transfer))
     trainer = TaskTrainer(
         task=task,
         names=names,
@@ -208,11 +210,12 @@ def set_out(
 def known_pretraining(recipe: FinetuneRecipe, tokenizer: PreTrainedTokenizerBase) -> Pretraining | None:
     """What the backbone was trained on, or a sentence why nobody can tell what it forgets."""
     try:
-        return pretraining_of(recipe.model, tokenizer, recipe.transfer, Path(recipe.output) / "data")
+        with PartialState().main_process_first():  # it may tokenise raw files, which the others then find
+            return pretraining_of(recipe.model, tokenizer, recipe.transfer, Path(recipe.output) / "data")
     except UsageError as error:
         if recipe.transfer.raw_files or recipe.transfer.replay:
             raise
-        print(f"what is forgotten is not measured: {error}")
+        PartialState().print(f"what is forgotten is not measured: {error}")
         return None
 
 

@@ -106,6 +106,7 @@ class FinetuneRecipe:
     task: Any
     data: TaskDataArguments
     transfer: TransferArguments
+    guard: GuardArguments
     card: CardArguments
     training: TrainingArguments = field(
         metadata={
@@ -113,7 +114,6 @@ class FinetuneRecipe:
             "train_sampling_strategy": "group_by_length",  # little padding
         }
     )
-    guard: GuardArguments = field(default_factory=GuardArguments)
     from_scratch: bool = False
     config_overrides: dict[str, Any] = field(default_factory=dict)
     early_stopping_patience: int | None = None

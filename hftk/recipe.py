@@ -30,7 +30,7 @@ from hftk.recipe_keys import (
     type_name,
 )
 from hftk.report.card import CardArguments
-from hftk.training.guards import GuardArguments
+from hftk.training.guards import PretrainingGuardArguments
 from hftk.training.pretraining import MeasureArguments
 from hftk.training.runtime import RuntimeArguments
 
@@ -98,8 +98,8 @@ class PretrainRecipe:
             How to run on this machine. What is left open is measured once, and then kept.
         measure (`MeasureArguments`):
             What to measure beside the loss.
-        guard (`GuardArguments`):
-            Which steps change nothing; by default also those whose loss is three times what it was (`spike: 3`).
+        guard (`PretrainingGuardArguments`):
+            Which steps change nothing.
         card (`CardArguments`):
             What the model's card says that the run cannot know.
         training (`TrainingArguments`):
@@ -116,11 +116,11 @@ class PretrainRecipe:
     budget: Budget
     runtime: RuntimeArguments
     measure: MeasureArguments
+    guard: PretrainingGuardArguments
     card: CardArguments
     training: TrainingArguments = field(
         metadata={"remove_unused_columns": False}  # it would drop what a packed row tells the collator
     )
-    guard: GuardArguments = field(default_factory=lambda: GuardArguments(spike=3.0))
     seed: int = 42
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -189,7 +190,7 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
             if whole != checkpoint:
                 model = with_saved_part(model, checkpoint)
             elif new:
-                print(f"{checkpoint} leaves to be learned from random weights: {', '.join(new)}")
+                PartialState().print(f"{checkpoint} leaves to be learned from random weights: {', '.join(new)}")
         except UsageError:
             raise
         except Exception as error:  # a broken file makes tokenizers, safetensors and transformers raise anything

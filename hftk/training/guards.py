@@ -42,6 +42,21 @@ class GuardArguments:
             raise UsageError(f"guard.patience: {self.patience} ends before the first step; give 1 or more")
 
 
+@dataclass
+class PretrainingGuardArguments(GuardArguments):
+    """
+    [`GuardArguments`] for batches that are large and alike.
+
+    Args:
+        spike (`float`, *optional*, defaults to 3.0):
+            A loss of more than so many times the median of the hundred before it is far off.
+        patience (`int`, defaults to 10):
+            The training ends when so many steps one after another had to be left out.
+    """
+
+    spike: float | None = 3.0
+
+
 class Guard:
     """
     Tells which steps to leave out. All processes must ask it with the same numbers.

@@ -71,7 +71,7 @@ def test_equal_outputs_and_back(original, tmp_path):
     ours = getattr(hftk, report.class_name).from_pretrained(tmp_path / "hftk")
     with torch.no_grad():
         wanted, found = theirs(**batch, output_hidden_states=True), ours(**batch, output_hidden_states=True)
-    torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=5e-5)  # AVX-512: 2.6e-5
     for kind in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
         for mine, other in zip(found.get(kind) or (), wanted.get(kind) or (), strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=2e-5)
