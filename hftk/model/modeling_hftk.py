@@ -112,6 +112,39 @@ def both_masks(first: Callable | None, second: Callable | None) -> Callable | No
     return lambda *indices: first(*indices) & second(*indices)
 
 
+def in_blocks(states: torch.Tensor, block: int) -> torch.Tensor:
+    """(batch, heads, length, head_dim) → (batch * blocks, heads, block, head_dim), the last block filled with zeros."""
+    states = nn.functional.pad(states, (0, 0, 0, -states.shape[2] % block))
+    return states.unflatten(2, (-1, block)).transpose(1, 2).flatten(0, 1)
+
+
+def around_blocks(states: torch.Tensor, block: int) -> torch.Tensor:
+    """
+    (batch, heads, length, head_dim) → (batch * blocks, heads, 3 * block, head_dim): each block between its neighbours.
+    """
+    states = nn.functional.pad(states, (0, 0, block, block + -states.shape[2] % block))
+    states = states.unflatten(2, (-1, block)).transpose(1, 2)  # (batch, blocks + 2, heads, block, head_dim)
+    return torch.cat((states[:, :-2], states[:, 1:-1], states[:, 2:]), dim=3).flatten(0, 1)
+
+
+def block_mask(documents: torch.Tensor, window: int, dtype: torch.dtype) -> torch.Tensor:
+    """
+    What is added to the scores of each block's queries and of the keys around it, which are those within `window` of a
+    query: 0 for keys of the query's document, the lowest number for others.
+
+    Args:
+        documents (`torch.LongTensor` of shape `(batch_size, length)`): from 1; 0 for padding.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size * blocks, 1, window, 3 * window)`.
+    """
+    query, key = (cut(documents[:, None, :, None], window)[:, 0] for cut in (in_blocks, around_blocks))
+    places = torch.arange(3 * window, device=documents.device)
+    near = (places - places[window : 2 * window, None]).abs() <= window  # (window, 3 * window)
+    seen = near & (key.mT > 0) & (key.mT == query)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
 def sinusoidal_embeddings(position_ids: torch.Tensor, d_model: int, halves: bool = False) -> torch.Tensor:
     """
     Vaswani et al. 2017, §3.5: sine at even features, cosine at odd ones; in `halves` all sines before all cosines.
@@ -333,6 +366,7 @@ class HftkAttention(nn.Module):
         position_bias: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: EncoderDecoderCache | None = None,
+        block: int | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_cross_attention = encoder_hidden_states is not None
@@ -354,6 +388,8 @@ class HftkAttention(nn.Module):
                 key, value = cache.update(key, value, self.layer_idx)
                 if is_cross_attention:
                     past_key_values.is_updated[self.layer_idx] = True
+        if block is not None:
+            query, key, value = in_blocks(query, block), around_blocks(key, block), around_blocks(value, block)
 
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -369,6 +405,8 @@ class HftkAttention(nn.Module):
             position_bias=position_bias,
             **kwargs,
         )
+        if block is not None:  # (batch * blocks, block, heads, head_dim) → (batch, length, heads, head_dim)
+            output = output.unflatten(0, (len(hidden_states), -1)).flatten(1, 2)[:, : hidden_states.shape[1]]
         return self.out_proj(output.flatten(2)), weights
 
 
@@ -779,6 +817,16 @@ class HftkEncoder(HftkStack):
             count += int(near.any(dim=-1).sum())
         return torch.stack(losses).sum() / max(count, 1)
 
+    def in_blocks(self, length: int, attention_mask: torch.Tensor | None) -> bool:
+        """
+        Whether attention within a window is computed block by block, at a cost that grows as the length. The weights of
+        each block are then what `output_attentions` shows.
+        """
+        assert self.config.attention_window is not None
+        given_whole = attention_mask is not None and attention_mask.dim() != 2
+        can = self.config._attn_implementation in ("eager", "sdpa") and not given_whole
+        return can and length > 3 * self.config.attention_window
+
     @capture_outputs
     def forward(
         self,
@@ -807,30 +855,46 @@ class HftkEncoder(HftkStack):
                 token_type_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.embed_token_types(token_type_ids)
         documents = self.documents(position_ids, attention_mask)
-        window = self.config.attention_window
-        mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds.to(product_dtype(inputs_embeds)),
-            attention_mask=attention_mask,
-            and_mask_function=both_masks(
-                None if window is None else sliding_window_bidirectional_overlay(window),
-                None if documents is None else same_document(documents, documents),
-            ),
-        )
-        if position_ids is None:
-            position_ids = positions_from_mask(attention_mask, 0, inputs_embeds.shape[1], inputs_embeds.device)
         token_mask = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
+        window, length = self.config.attention_window, inputs_embeds.shape[1]
+        block = window if window is not None and self.in_blocks(length, attention_mask) else None
+        if block is not None:
+            if documents is None:
+                documents = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+            real = documents if token_mask is None else documents.masked_fill(token_mask == 0, 0)
+            mask = block_mask(real, block, product_dtype(inputs_embeds))
+        else:
+            mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds.to(product_dtype(inputs_embeds)),
+                attention_mask=attention_mask,
+                and_mask_function=both_masks(
+                    None if window is None else sliding_window_bidirectional_overlay(window),
+                    None if documents is None else same_document(documents, documents),
+                ),
+            )
+        if position_ids is None:
+            position_ids = positions_from_mask(attention_mask, 0, length, inputs_embeds.device)
         if self.config.ngram_order > 1:
             if input_ids is None:
                 raise ValueError(f"ngram_order={self.config.ngram_order} needs input_ids, not inputs_embeds")
             inputs_embeds = inputs_embeds + self.embed_ngrams(input_ids, position_ids)
 
         hidden_states = self.enter(inputs_embeds, position_ids, token_mask)
-        position_bias = self.position_bias(hidden_states, 0, hidden_states.shape[1])
+        if block is None:
+            position_bias = self.position_bias(hidden_states, 0, length)
+        else:  # that of any block's queries and the keys around it
+            position_bias = self.position_bias(hidden_states[:, :block], block, 3 * block)
         rotary = self.rotary(position_ids, hidden_states)
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states, mask, position_bias, token_mask=token_mask, position_embeddings=rotary, **kwargs
+                hidden_states,
+                mask,
+                position_bias,
+                token_mask=token_mask,
+                position_embeddings=rotary,
+                block=block,
+                **kwargs,
             )
         return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states, token_mask))
 

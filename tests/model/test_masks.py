@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hftk import HftkForConditionalGeneration, HftkForMaskedLM
+from hftk import HftkEncoderModel, HftkForConditionalGeneration, HftkForMaskedLM
 from hftk.model.modeling_hftk import HftkBatchNorm
 
 KERNELS = ["eager", "sdpa"]
@@ -182,3 +182,20 @@ def test_batch_norm_equals_torch_on_the_real_tokens(lengths, features):
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     ours.eval(), theirs.eval()
     torch.testing.assert_close(ours(states, mask)[mask.bool()], theirs(states[mask.bool()]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+@pytest.mark.parametrize("positions", ["rotary", "relative", "alibi"])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])  # build() keeps nothing
+@given(window=st.integers(1, 5), lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), padding=st.integers(0, 7))
+def test_a_window_block_by_block_is_the_window_of_the_whole_row(build, attention, positions, window, lengths, padding):
+    torch.manual_seed(8)
+    row = packed_row([ids(length) for length in lengths], [ids(1)], padding)
+    row = {name: row[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    fields = {"attention": attention, "position_embedding_type": positions, "attention_window": window}
+    blocks, whole = build(HftkEncoderModel, **fields), build(HftkEncoderModel, **fields)
+    whole.encoder.in_blocks = lambda *args: False  # and so a mask of transformers for the whole row
+    real = row["attention_mask"].bool()
+    with torch.no_grad():
+        hidden, expected = blocks(**row).last_hidden_state[real], whole(**row).last_hidden_state[real]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
