@@ -31,9 +31,8 @@ class TrainingRows(Dataset):
 class StepsOfLikeLengths(Sampler[int | None]):
     """
     Every row once an epoch, in an order that is a function of the seed and the epoch: drawn at random, those of like
-    lengths in one step, the steps in random order. What does not fill a step comes last, filled up with None: so none of
-    the processes that share a step waits for another, and each step has as many batches, beside which replayed text is
-    read.
+    lengths in one step, the steps in random order. What does not fill a step comes last, filled up with None: so no
+    process that shares a step waits for another, and all steps have as many batches, beside which text is replayed.
 
     Args:
         lengths (`Sequence[int]`): of the rows, in tokens.

@@ -111,7 +111,7 @@ def test_sigterm_saves_the_step_and_leaves_and_a_resume_ends_as_if_it_had_not_co
 def test_early_stopping_counts_on_and_stops_where_it_had_stopped(run, tmp_path):
     training = {"max_steps": 20, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
     training |= {"save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True}
-    # after two steps the rate is 0: the first evaluation stays the best on any processor, and the third after it ends it
+    # after two steps the rate is 0: on any processor the first evaluation stays the best, the third after it the last
     training |= {"lr_scheduler_type": "warmup_stable_decay"}
     training |= {"lr_scheduler_kwargs": {"num_stable_steps": 0, "num_decay_steps": 2}}
     top = f"{DROPOUT}\nearly_stopping_patience: 3"
