@@ -3,7 +3,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from accelerate.commands.config.config_args import load_config_from_file
 
 from hftk.compare import planned_runs, read_vary
 from hftk.errors import UsageError
@@ -36,11 +35,6 @@ def test_each_recipe_loads_and_so_does_each_command_in_its_head(name):
             plan_comparison(recipe, overrides)
         else:
             load_finetune_recipe(path, shlex.split(overrides))
-
-
-def test_the_launcher_reads_what_is_for_it():
-    config = load_config_from_file(str(find_recipe("accelerate/cpu")))
-    assert (config.num_processes, config.use_cpu) == (2, True)
 
 
 def test_the_commands_of_the_notes_can_be_run():

@@ -552,7 +552,6 @@ class HftkPreTrainedModel(PreTrainedModel):
     config_class = HftkConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["HftkEncoderLayer", "HftkDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -760,6 +759,7 @@ class HftkEncoder(HftkStack):
         config ([`HftkConfig`]): the architecture.
     """
 
+    _no_split_modules = ["HftkEncoderLayer"]
     _can_record_outputs = {"hidden_states": HftkEncoderLayer, "attentions": HftkAttention}
 
     def __init__(self, config: HftkConfig):
@@ -908,6 +908,7 @@ class HftkDecoder(HftkStack):
         config ([`HftkConfig`]): the architecture.
     """
 
+    _no_split_modules = ["HftkDecoderLayer"]
     _can_record_outputs = {
         "hidden_states": HftkDecoderLayer,
         "attentions": OutputRecorder(HftkAttention, index=1, layer_name="self_attn"),
@@ -1019,6 +1020,7 @@ class HftkEncoderBase(HftkPreTrainedModel):
         super().__init__(config)
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = HftkEncoder(config)
+        self.encoder.embed_tokens = self.shared  # one module: FSDP gathers the weights of those that it sees called
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.shared
@@ -1060,6 +1062,7 @@ class HftkEncoderDecoderBase(HftkPreTrainedModel):
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = HftkEncoder(config)
         self.decoder = HftkDecoder(config)
+        self.encoder.embed_tokens = self.decoder.embed_tokens = self.shared  # one module, as in HftkEncoderBase
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.shared

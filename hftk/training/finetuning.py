@@ -163,11 +163,9 @@ class TaskTrainer(HftkTrainer):
         if args.train_sampling_strategy not in ("group_by_length", "random"):
             return super()._get_train_sampler(train_dataset)
         alike = args.train_sampling_strategy == "random"
-        together = args.train_batch_size * args.world_size
         return StepsOfLikeLengths(
             [0 if alike else len(row["input_ids"]) for row in self.train_dataset.rows],
-            together * args.gradient_accumulation_steps,
-            together if args.world_size > 1 else 1,
+            self.get_total_train_batch_size(args),
             args.seed if args.data_seed is None else args.data_seed,
         )
 

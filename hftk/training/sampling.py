@@ -12,7 +12,7 @@ POOL = 50  # steps' rows that are drawn together and sorted by length
 
 class TrainingRows(Dataset):
     """
-    Rows to learn from, and one that nothing is learned from: that of a process for which an epoch's last step has none.
+    Rows to learn from, and one that nothing is learned from: that of a batch for which an epoch's last step has none.
 
     Args:
         rows (`list[dict[str, Any]]`): their features.
@@ -31,18 +31,17 @@ class TrainingRows(Dataset):
 class StepsOfLikeLengths(Sampler[int | None]):
     """
     Every row once an epoch, in an order that is a function of the seed and the epoch: drawn at random, those of like
-    lengths in one step, the steps in random order. What does not fill a step comes last; where processes share the
-    steps it is filled up with None, so that none of them waits for another.
+    lengths in one step, the steps in random order. What does not fill a step comes last, filled up with None: so no
+    process that shares a step waits for another, and all steps have as many batches, beside which text is replayed.
 
     Args:
         lengths (`Sequence[int]`): of the rows, in tokens.
         rows_per_step (`int`): of all processes and accumulated batches together.
-        rows_together (`int`): of one batch of all processes, what the last step is filled up to a multiple of; 1: not.
         seed (`int`): of the order.
     """
 
-    def __init__(self, lengths: Sequence[int], rows_per_step: int, rows_together: int, seed: int):
-        self.lengths, self.rows_per_step, self.rows_together, self.seed = lengths, rows_per_step, rows_together, seed
+    def __init__(self, lengths: Sequence[int], rows_per_step: int, seed: int):
+        self.lengths, self.rows_per_step, self.seed = lengths, rows_per_step, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -50,7 +49,7 @@ class StepsOfLikeLengths(Sampler[int | None]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(len(self.lengths) / self.rows_together) * self.rows_together
+        return math.ceil(len(self.lengths) / self.rows_per_step) * self.rows_per_step
 
     def __iter__(self) -> Iterator[int | None]:
         generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
