@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import (
@@ -40,6 +41,7 @@ from hftk.tasks.task import LAST_LAYER, Example, Task
 from hftk.training.checkpoints import clear, clear_seeds, finished, last_checkpoint
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.retention import Pretraining, pretraining_of, put_back
+from hftk.training.runtime import faster_dtype, keep_pages
 from hftk.training.stopping import EarlyStopping
 from hftk.training.trainer import peak_memory_gb, read_log
 from hftk.training.transfer import (
@@ -103,6 +105,10 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
         state.print(f"{output}: is finished")
         return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     checkpoint = last_checkpoint(recipe.training, resume)
+    if checkpoint:  # what the interrupted run had chosen stays chosen
+        recipe.runtime = load_finetune_recipe(Path(checkpoint).with_name("recipe.yaml"), []).runtime
+    keep_pages()
+    choose_dtype(recipe)
     set_seed(recipe.seed)
     placed = {split: load_rows(recipe, split) for split in ("train", "validation", "test")}
     if not placed["train"]:
@@ -118,6 +124,8 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     tokenizer, model = task.load(recipe.model, names, recipe.from_scratch, recipe.config_overrides)
     if recipe.data.word_dropout and tokenizer.mask_token_id is None:
         raise UsageError(f"data.word_dropout: the tokenizer of {recipe.model} has no mask token to hide words behind")
+    if recipe.runtime.attn_implementation:
+        model.set_attn_implementation(recipe.runtime.attn_implementation)
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     examples = {split: [task.encode(row, tokenizer, max_length, names) for row in rows[split]] for split in rows}
     for split in rows:
@@ -152,6 +160,8 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
 
     if checkpoint is None and trainer.is_world_process_zero():
         clear(output)
+        output.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, output / "recipe.yaml")
     started = time.monotonic()  # what `train_runtime` counts begins when the outputs of a frozen backbone are computed
     metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     metrics["minutes"] = (time.monotonic() - started) / 60
@@ -179,7 +189,6 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
                     wanted = [str(row[task.label_column]) for row in rows[split]]
                     plot_confusion(wanted, predictions, output / "plots" / f"{split}_confusion.png")
     if trainer.is_world_process_zero():
-        save_recipe(recipe, output / "recipe.yaml")
         write_metrics(metrics, output / "metrics.json")
         held: dict[str, Any] = {split: {"rows": len(rows[split])} for split in rows if rows[split]}
         held |= {"steps": trainer.state.global_step, "max_length": max_length}
@@ -191,6 +200,16 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
             push_run(trainer)
         print(f"{output}: {readable_scores(metrics)}{forgetting(metrics)}")
     return metrics
+
+
+def choose_dtype(recipe: FinetuneRecipe) -> None:
+    """The faster one for matrix products, measured on the main process for all, unless the recipe says which."""
+    runtime, training = recipe.runtime, recipe.training
+    if training.mixed_precision == "bf16":
+        runtime.dtype = "bfloat16"
+    elif training.mixed_precision == "no":
+        [runtime.dtype] = broadcast_object_list([runtime.dtype or faster_dtype(training.device)])
+        training.mixed_precision = "bf16" if runtime.dtype == "bfloat16" else "no"
 
 
 def set_out(

@@ -17,6 +17,7 @@ from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
 from hftk.tasks.subjects import Subjects
 from hftk.training.guards import GuardArguments
+from hftk.training.runtime import RuntimeArguments
 from hftk.training.transfer import TransferArguments
 
 
@@ -88,6 +89,9 @@ class FinetuneRecipe:
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
         guard (`GuardArguments`):
             Which steps change nothing: those whose loss or gradient is no number.
+        runtime (`RuntimeArguments`):
+            The dtype of matrix products, measured where neither it nor `training` says, and an attention kernel other
+            than the model's own.
         from_scratch (`bool`, *optional*, defaults to `False`):
             Take the architecture and the tokenizer of `model` but not its weights: what the same fine-tuning comes to
             without pretraining.
@@ -107,6 +111,7 @@ class FinetuneRecipe:
     data: TaskDataArguments
     transfer: TransferArguments
     guard: GuardArguments
+    runtime: RuntimeArguments
     card: CardArguments
     training: TrainingArguments = field(
         metadata={

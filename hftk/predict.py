@@ -21,6 +21,7 @@ from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Task
 from hftk.training.finetuning import predict_examples
 from hftk.training.retention import backbone_parameters, put_back
+from hftk.training.runtime import faster_dtype, keep_pages
 from hftk.training.transfer import backbone_of
 
 BATCH_SIZE = 32
@@ -36,6 +37,7 @@ class TaskModel:
     model: PreTrainedModel
     names: list[str]
     max_length: int
+    dtype: torch.dtype
 
     def predict(self, rows: list[PlacedRow], labelled: bool = False) -> tuple[list[Any], float]:
         """
@@ -50,13 +52,14 @@ class TaskModel:
                 self.task.check_targets(row, where)
         names = self.names if labelled else None
         examples = [self.task.encode(row, self.tokenizer, self.max_length, names) for _, row in rows]
-        return predict_examples(self.task, self.model, self.tokenizer, examples, self.names, BATCH_SIZE)
+        with torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return predict_examples(self.task, self.model, self.tokenizer, examples, self.names, BATCH_SIZE)
 
 
 def load_task_model(directory: str) -> TaskModel:
     """
-    What `hftk finetune` wrote, in a folder or a repository of the Hub, on the GPU if there is one. Raises `UsageError`
-    if there is nothing of the kind.
+    What `hftk finetune` wrote, in a folder or a repository of the Hub, on the GPU if there is one. Matrix products are in
+    bfloat16 if it was trained with them and they are faster here. Raises `UsageError` if there is nothing of the kind.
     """
     folder = folder_of(directory)
     recipe_file = folder / "recipe.yaml"
@@ -66,8 +69,11 @@ def load_task_model(directory: str) -> TaskModel:
     recipe = load_finetune_recipe(recipe_file, ["--training.bf16", "false", "--training.fp16", "false"])
     tokenizer, model = recipe.task.load(str(folder))
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    keep_pages()
+    dtype = getattr(torch, faster_dtype(model.device)) if recipe.runtime.dtype == "bfloat16" else torch.float32
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return TaskModel(recipe.task, tokenizer, model, names, min(recipe.data.max_length, tokenizer.model_max_length))
+    max_length = min(recipe.data.max_length, tokenizer.model_max_length)
+    return TaskModel(recipe.task, tokenizer, model, names, max_length, dtype)
 
 
 def predict(

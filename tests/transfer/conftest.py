@@ -61,6 +61,7 @@ def run(pretrained, tmp_path):
         output: str = "run",
         top: str = "",
         resume: bool = False,
+        dtype: str = "float32",
         **training: Any,
     ):
         data = tmp_path / f"{shape}.jsonl"
@@ -73,6 +74,7 @@ model: {model}
 task: {{name: {shape}}}
 data: {{train_files: [{data}], validation_files: [{data}]}}
 transfer: {{{transfer}}}
+runtime: {{dtype: {dtype}}}
 training: {json.dumps(TRAINING | {"use_cpu": True, "disable_tqdm": True} | training)}
 {top}
 """

@@ -26,7 +26,7 @@ def cut_off(whole: Path, cut: Path, step: int) -> None:
     for checkpoint in cut.glob("checkpoint-*"):
         if int(checkpoint.name.rpartition("-")[2]) > step:
             shutil.rmtree(checkpoint)
-    for name in ("README.md", "metrics.json", "recipe.yaml", "model.safetensors", "adapter_model.safetensors"):
+    for name in ("README.md", "metrics.json", "model.safetensors", "adapter_model.safetensors"):
         (cut / name).unlink(missing_ok=True)
     with (cut / "log.jsonl").open("a") as log:
         log.write('{"step": 21, "lo')
@@ -121,6 +121,13 @@ def test_early_stopping_counts_on_and_stops_where_it_had_stopped(run, tmp_path):
         cut_off(tmp_path / "whole", tmp_path / f"cut-{step}", step)
         run(output=f"cut-{step}", top=top, resume=True, **training)
         assert_same(tmp_path / "whole", tmp_path / f"cut-{step}")
+
+
+def test_a_resume_takes_the_dtype_that_the_run_had(run, tmp_path):
+    run(output="whole", dtype="bfloat16", **STEPS)
+    cut_off(tmp_path / "whole", tmp_path / "cut", 8)
+    run(output="cut", dtype="float32", resume=True, **STEPS)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_several_seeds_go_on_with_the_one_that_was_cut_off(run, tmp_path):
