@@ -12,35 +12,40 @@ from statistics import median
 Contender = Callable[[], dict[str, float]]
 
 
-def in_turns(contenders: dict[str, Contender], figure: str, rounds: int = 3) -> None:
+def arguments_of(count: int) -> list[str]:
+    """The benchmark's own arguments; without them it says how it is called, and ends."""
+    if len(sys.argv) <= count:
+        sys.exit(sys.modules["__main__"].__doc__)
+    return sys.argv[1 : count + 1]
+
+
+def in_turns(contenders: dict[str, Contender], *compared: str, rounds: int = 3) -> None:
     """
-    Prints each contender's medians, and the ratio of the first one's `figure` to its own: the median over the rounds
+    Prints each contender's medians, and the ratios of the first one's figures to its own: the median over the rounds
     and, in brackets, the lowest and the highest of them.
 
     Args:
-        contenders (`dict[str, Callable]`): by name; each returns its figures, of which more is better in `figure`.
-        figure (`str`): what the ratios compare.
-        rounds (`int`, defaults to 3): turns of each; `--rounds N` on the command line goes before.
+        contenders (`dict[str, Callable]`): by name; each returns its figures.
+        compared (`str`): the figures whose ratios are told.
+        rounds (`int`, defaults to 3): turns of each.
     """
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["--one"]:
-        print(json.dumps(contenders[arguments[1]]()))
+    if sys.argv[-2:-1] == ["--one"]:
+        print(json.dumps(contenders[sys.argv[-1]]()))
         return
-    if arguments[:1] == ["--rounds"]:
-        rounds = int(arguments[1])
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name in contenders:
-            command = [sys.executable, sys.argv[0], "--one", name]
-            ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            ran = subprocess.run([sys.executable, *sys.argv, "--one", name], capture_output=True, text=True)
             if ran.returncode:
                 sys.exit(f"{name}: {ran.stderr}")
             runs[name].append(json.loads(ran.stdout.splitlines()[-1]))
     first, *_ = runs.values()
-    names = list(first[0])
-    print("|", " | ".join(["", *names, f"ours / its {figure}"]), "|")
-    print("|---" * (len(names) + 2) + "|")
+    columns = list(first[0])
+    print("|", " | ".join(["", *columns, *(f"ratio of {figure}" for figure in compared)]), "|")
+    print("|---" * (1 + len(columns) + len(compared)) + "|")
     for name, figures in runs.items():
-        ratios = sorted(ours[figure] / its[figure] for ours, its in zip(first, figures, strict=True))
-        cells = [f"{median(run[column] for run in figures):,.4g}" for column in names]
-        print(f"| {name} | {' | '.join(cells)} | {median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f}) |", flush=True)
+        cells = [f"{median(run[column] for run in figures):,.4g}" for column in columns]
+        for figure in compared:
+            ratios = sorted(one[figure] / other[figure] for one, other in zip(first, figures, strict=True))
+            cells.append(f"{median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)

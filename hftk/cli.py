@@ -113,6 +113,14 @@ def predict(options: argparse.Namespace, overrides: list[str]) -> None:
     predict(options.directory, options.input, options.output, options.format)
 
 
+def plan(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Parameters, memory, speed and hours of a recipe, before anything is spent."""
+    from hftk.plan import plan
+
+    for name, value in plan(find_recipe(options.recipe), overrides, options.gpu, options.gpus, options.price).items():
+        print(f"{name}: {value:,.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
 def compare(options: argparse.Namespace, overrides: list[str]) -> int:
     """One recipe, a key varied: what each value scores, costs and forgets."""
     from hftk.compare import compare, read_vary
@@ -211,7 +219,7 @@ class _RecipeHelp(argparse.Action):
             for name, recipe_class in RECIPES.items():
                 print(f"The keys of a recipe with task.name {name}:\n")
                 print(recipe_parser(recipe_class).format_help())
-        elif not parser.prog.endswith("compare"):  # whose recipe is one of the others'
+        elif not parser.prog.endswith(("compare", "plan")):  # whose recipe is one of the others'
             print(recipe_parser(PretrainRecipe).format_help())
         parser.exit()
 
@@ -261,6 +269,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["rows", "text", "svg"],
         help="rows as they came, or for the eye text (default on a terminal) or a drawing of trees or entities",
     )
+
+    planning = add(plan, takes_recipe=True)
+    planning.usage = "%(prog)s RECIPE [--gpu NAME --gpus N --price P] [--key value …]"
+    planning.add_argument("--gpu", metavar="NAME", help="estimate it for these instead of measuring it here: h100, …")
+    planning.add_argument("--gpus", type=int, default=1, metavar="N", help="how many (default 1)")
+    planning.add_argument("--price", type=float, metavar="P", help="of an hour of one of them, or of this machine")
 
     comparing = add(compare, takes_recipe=True)
     comparing.usage = "%(prog)s RECIPE --vary KEY=A,B,… [--key value …]"

@@ -58,8 +58,9 @@ class TaskModel:
 
 def load_task_model(directory: str) -> TaskModel:
     """
-    What `hftk finetune` wrote, in a folder or a repository of the Hub, on the GPU if there is one. Matrix products are in
-    bfloat16 if it was trained with them and they are faster here. Raises `UsageError` if there is nothing of the kind.
+    What `hftk finetune` wrote, in a folder or a repository of the Hub, on the GPU if there is one. Matrix products are
+    in bfloat16 if it was trained with them and they are faster here. Raises `UsageError` if there is nothing of the
+    kind.
     """
     folder = folder_of(directory)
     recipe_file = folder / "recipe.yaml"

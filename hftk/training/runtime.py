@@ -4,7 +4,7 @@ import copy
 import ctypes
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -92,7 +92,13 @@ def faster_dtype(device: torch.device) -> Dtype:
 
 
 def seconds_per_step(
-    model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]], dtype: torch.dtype, device: torch.device
+    model: PreTrainedModel,
+    batches: Iterable[dict[str, torch.Tensor]],
+    dtype: torch.dtype,
+    device: torch.device,
+    loss_of: Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor] = lambda model, batch: (
+        model(**batch).loss
+    ),
 ) -> float:
     """
     Mean seconds of forward, backward and AdamW's update over `batches`, the first of which also serves to warm up.
@@ -101,7 +107,7 @@ def seconds_per_step(
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss = model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
+            loss = loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

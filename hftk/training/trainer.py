@@ -86,7 +86,8 @@ class HftkTrainer(Trainer):
         if not scaled and (fault := self.guard.fault(self._step_loss.item(), float(grad_norm))):
             forget_gradients(model)
             step = self.state.global_step + 1
-            self.log({"skipped": fault, "rows": self.rows_of_step(self.state.global_step)})
+            skipped: dict[str, Any] = {"skipped": fault, "rows": self.rows_of_step(self.state.global_step)}
+            self.log(skipped)
             self.guard.check_patience(step, fault)
         return grad_norm
 
@@ -189,7 +190,7 @@ class LogFile(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's `log.jsonl`, but for one that the end of a process cut off; none if there is no log."""
     path = folder / LOG_FILE
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -44,7 +45,7 @@ TRAINING = {
     "use_cpu": True,
     "disable_tqdm": True,
 }
-BACKBONE = {
+BACKBONE: dict[str, Any] = {
     "model": {
         "d_model": 32,
         "encoder_layers": 2,
@@ -73,12 +74,13 @@ def recipes(tmp_path) -> Path:
     (folder / "pretrain.yaml").write_text(yaml.safe_dump(backbone))
     for name, rows in ROWS.items():
         write_rows(rows[:-1], folder / f"{name}.jsonl")
-        recipe = {
+        recipe: dict[str, Any] = {
             "output": "",
             "model": f"{folder}/one/pretrain",
             "task": {"name": "n2n" if name == "entities" else name},
             "data": {key: [f"{folder}/{name}.jsonl"] for key in ("train_files", "test_files")},
             "transfer": {"replay": 0.3} if name == "n21" else {},
+            "runtime": {"dtype": "float32"},
             "training": TRAINING,
         }
         recipe["data"] |= {"validation_files": recipe["data"]["test_files"]}
