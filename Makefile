@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test slow tf soak lint
+.PHONY: quickstart test slow tf soak bench lint
 
 quickstart: .venv/installed
 	$(BIN)/hftk quickstart --output runs/quickstart
@@ -30,6 +30,10 @@ soak: .venv/installed
 	  $(BIN)/python -m tests.soak.fuzz_readers $$format runs/soak/corpus/$$format -artifact_prefix=runs/soak/$$format- \
 	    -max_total_time=$$(($(SECONDS) / $(words $(FORMATS)))) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
+
+# Ours and transformers' in turns, each in a process of its own; to be run alone on a machine.
+bench: .venv/installed
+	for name in step window generate start; do echo "## $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def choose_runtime(
     return RuntimeArguments(dtype, fastest, seconds[fastest])
 
 
+@torch.enable_grad()
 def faster_dtype(device: torch.device) -> Dtype:
     """
     The faster one for a matrix product, forward and backward. A processor without bfloat16 units can be 40 times slower

@@ -14,7 +14,7 @@ from hftk.tasks.rows import write_rows
 
 LINES = (Path(__file__).parents[1] / "korean.txt").read_text(encoding="utf-8").split("\n")[:-1]
 SENTENCES = [line.split() for line in LINES]
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "n21": [{"text": line, "label": str(len(line) % 3)} for line in LINES],
     "n2n": [{"tokens": words, "labels": [str(len(word) % 3) for word in words]} for words in SENTENCES],
     "entities": [{"tokens": words, "labels": ["B-PS", *["I-PS", "O"] * 20][: len(words)]} for words in SENTENCES],
