@@ -27,14 +27,14 @@ from hftk.training.trainer import peak_memory_gb
 
 SAMPLE = 5000  # documents or rows that stand for all
 PROBED_BATCHES = 8
-# What their makers publish: dense FLOP a second in 16 bits, and GB of memory.
+# What their makers publish: dense FLOP a second in 16 bits, bytes a second of memory, and GB of it.
 GPUS = {
-    "t4": (65e12, 16),
-    "l4": (121e12, 24),
-    "rtx4090": (165e12, 24),
-    "a100": (312e12, 80),
-    "h100": (989e12, 80),
-    "h200": (989e12, 141),
+    "t4": (65e12, 320e9, 16),
+    "l4": (121e12, 300e9, 24),
+    "rtx4090": (165e12, 1.0e12, 24),
+    "a100": (312e12, 2.0e12, 80),
+    "h100": (989e12, 3.35e12, 80),
+    "h200": (989e12, 4.8e12, 141),
 }
 UTILISATION = 0.35  # of that peak; well-kept trainings report 0.3 to 0.5
 BYTES_A_PARAMETER = 16  # float32: the weight, its gradient and AdamW's two moments
@@ -63,6 +63,8 @@ def plan(
     """
     if gpu is not None and gpu not in GPUS:
         raise UsageError(f"--gpu: {gpu} is not known; there are {', '.join(GPUS)}")
+    if gpus < 1:
+        raise UsageError(f"--gpus: {gpus} train nothing; give 1 or more")
     keep_pages()
     if re.search(rb"^task\s*:", Path(path).read_bytes(), re.MULTILINE):
         found, model, rows = plan_finetuning(load_finetune_recipe(path, overrides))
@@ -70,12 +72,13 @@ def plan(
         found, model, rows = plan_pretraining(load_recipe(path, overrides, PretrainRecipe))
     seconds, found["source"] = found.pop("seconds"), "measured on a sample of the rows, on this machine"
     if gpu is not None:
-        peak, memory = GPUS[gpu]
+        peak, bandwidth, memory = GPUS[gpu]
         found["steps"] = math.ceil(found["steps"] / gpus)
-        seconds = flops(model, found["tokens_per_step"]) / (peak * UTILISATION)
         found["memory_gb"] = estimated_memory_gb(model, found["tokens_per_step"])
+        seconds = flops(model, found["tokens_per_step"]) / (peak * UTILISATION)
+        seconds += 3 * found["memory_gb"] * 2**30 / bandwidth  # written, read again, and the gradients beside
         found["tokens_per_step"] *= gpus
-        found["source"] = f"an estimate: {UTILISATION:.0%} of the {peak / 1e12:.0f} TFLOP/s that are published of {gpu}"
+        found["source"] = f"an estimate: {UTILISATION:.0%} of the {peak / 1e12:.0f} TFLOP/s published of {gpu}, at best"
         if found["memory_gb"] > memory:
             found["source"] += f"; {memory} GB do not hold it, lower training.per_device_train_batch_size of {rows}"
     found["tokens_per_second"] = found["tokens_per_step"] / seconds

@@ -7,7 +7,7 @@ import pytest
 from hftk.errors import UsageError
 from hftk.finetune import finetune
 from hftk.finetune_recipe import load_finetune_recipe
-from hftk.plan import GPUS, plan
+from hftk.plan import plan
 from hftk.pretrain import pretrain
 from hftk.recipe import PretrainRecipe, load_recipe
 
@@ -61,4 +61,5 @@ def test_gpus_are_estimated_and_cost(pretraining):
     assert four["cost"] == pytest.approx(one["cost"]) == pytest.approx(2.0 * one["hours"])
     with pytest.raises(UsageError, match="--gpu: abacus is not known; there are t4, "):
         plan(pretraining, [], "abacus")
-    assert "abacus" not in GPUS
+    with pytest.raises(UsageError, match="--gpus: 0 train nothing"):
+        plan(pretraining, [], "a100", gpus=0)
