@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from hftk.tasks.rows import write_rows
 
 LINES = (Path(__file__).parents[1] / "korean.txt").read_text(encoding="utf-8").split("\n")[:-1]
 SENTENCES = [line.split() for line in LINES]
-ROWS = {
+ROWS: dict[str, list[dict]] = {
     "n21": [{"text": line, "label": str(len(line) % 3)} for line in LINES],
     "n2n": [{"tokens": words, "labels": [str(len(word) % 3) for word in words]} for words in SENTENCES],
     "entities": [{"tokens": words, "labels": ["B-PS", *["I-PS", "O"] * 20][: len(words)]} for words in SENTENCES],
@@ -44,7 +45,7 @@ TRAINING = {
     "use_cpu": True,
     "disable_tqdm": True,
 }
-BACKBONE = {
+BACKBONE: dict[str, Any] = {
     "model": {
         "d_model": 32,
         "encoder_layers": 2,
@@ -73,7 +74,7 @@ def recipes(tmp_path) -> Path:
     (folder / "pretrain.yaml").write_text(yaml.safe_dump(backbone))
     for name, rows in ROWS.items():
         write_rows(rows[:-1], folder / f"{name}.jsonl")
-        recipe = {
+        recipe: dict[str, Any] = {
             "output": "",
             "model": f"{folder}/one/pretrain",
             "task": {"name": "n2n" if name == "entities" else name},
