@@ -87,16 +87,22 @@ def tokenizer(options: argparse.Namespace, overrides: list[str]) -> None:
 def pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
     """Raw text to a checkpoint."""
     from hftk.pretrain import pretrain
+    from hftk.training.guards import in_one_line
 
-    pretrain(_load(options, overrides), resume=options.resume)
+    recipe = _load(options, overrides)
+    with in_one_line(recipe.training):
+        pretrain(recipe, resume=options.resume)
 
 
 def finetune(options: argparse.Namespace, overrides: list[str]) -> None:
     """A checkpoint and labelled text to a task model."""
     from hftk.finetune import finetune
     from hftk.finetune_recipe import load_finetune_recipe
+    from hftk.training.guards import in_one_line
 
-    finetune(load_finetune_recipe(find_recipe(options.recipe), overrides), resume=options.resume)
+    recipe = load_finetune_recipe(find_recipe(options.recipe), overrides)
+    with in_one_line(recipe.training):
+        finetune(recipe, resume=options.resume)
 
 
 def evaluate(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -9,6 +9,7 @@ from statistics import median
 
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed import DistError
 from transformers import TrainingArguments
 
 from hftk.errors import UsageError
@@ -16,6 +17,7 @@ from hftk.errors import UsageError
 REMEMBERED = 100  # losses of steps before
 FEWEST = 20  # of them, before a loss can be far off
 DISK_FULL = ("No space left on device", "file write failed", "unexpected pos")  # what safetensors and torch say of it
+OUT_OF_REACH = ("gloo/transport", "caused pair closure", "closed by peer", "reset by peer")  # what gloo says of others
 
 
 @dataclass
@@ -102,7 +104,7 @@ def forget_gradients(model: nn.Module) -> None:
 @contextmanager
 def in_one_line(training: TrainingArguments) -> Iterator[None]:
     """
-    Within, memory and disk that are full and data loader workers that died are told in one line.
+    Within, memory and disk that are full, and data loader workers and other processes that died, are told in one line.
 
     Args:
         training ([`TrainingArguments`]): for a batch and an accumulation of half the memory.
@@ -124,6 +126,11 @@ def in_one_line(training: TrainingArguments) -> Iterator[None]:
         if "DataLoader worker" in said:
             raise UsageError(
                 "training.dataloader_num_workers: a worker died, often for lack of memory; give fewer, and add --resume"
+            ) from error
+        if isinstance(error, DistError) or any(words in said for words in OUT_OF_REACH):
+            raise UsageError(
+                "training.ddp_timeout: another process has died, or was out of reach for "
+                f"{training.ddp_timeout} seconds; see what it printed, and launch all of them again with --resume"
             ) from error
         raise
 

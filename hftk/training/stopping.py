@@ -44,7 +44,7 @@ class Interruption(TrainerCallback):
         self.handler = signal.signal(signal.SIGTERM, self.ask)
         if args.parallel_mode == ParallelMode.DISTRIBUTED:
             # of its own, on the processors: to ask a GPU would make each step wait for the one before
-            self.group = distributed.new_group(backend="gloo")
+            self.group = distributed.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
 
     def ask(self, *_: Any) -> None:
         self.asked = True

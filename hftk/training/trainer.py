@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from torch import distributed
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
+from transformers.training_args import ParallelMode
 from transformers.utils import PushInProgress
 
 from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
@@ -43,6 +45,8 @@ class HftkTrainer(Trainer):
         self.guard = Guard(guard)
         if self.args.device.type == "cpu":
             self.args.dataloader_pin_memory = False  # nothing to pin for, and torch warns
+            if self.args.parallel_mode == ParallelMode.DISTRIBUTED:  # transformers keeps ddp_timeout to GPUs
+                distributed.distributed_c10d._set_pg_timeout(self.args.ddp_timeout_delta)
         self.add_callback(LogFile(Path(self.args.output_dir)))
         self.interruption = Interruption()
         self.add_callback(self.interruption)
@@ -95,7 +99,7 @@ class HftkTrainer(Trainer):
         """Which rows of `train_dataset` a step reads, on all processes."""
         raise NotImplementedError
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs["loss"] = self._step_loss.item()
         super().log(logs, start_time)
