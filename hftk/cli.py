@@ -84,6 +84,14 @@ def tokenizer(options: argparse.Namespace, overrides: list[str]) -> None:
     make_tokenizer(_load(options, overrides))
 
 
+def prepare(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Raw text of any size to the corpus of a pretraining, near-duplicates dropped."""
+    from hftk.prepare import prepare
+
+    recipe = _load(options, overrides)
+    prepare(recipe, options.engine, options.tasks, options.workers, options.stage, options.rank)
+
+
 def pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
     """Raw text to a checkpoint."""
     from hftk.pretrain import pretrain
@@ -256,6 +264,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add(quickstart).add_argument("--output", required=True, metavar="DIR", help="folder for all that it makes")
     add(tokenizer, takes_recipe=True)
+    preparing = add(prepare, takes_recipe=True)
+    preparing.usage = "%(prog)s RECIPE [--engine local|ray|slurm] [--key value …]"
+    preparing.add_argument("--engine", default="local", metavar="ENGINE", help="local (default), ray or slurm")
+    preparing.add_argument("--tasks", type=int, metavar="N", help="parts of the text, and shards (default: workers)")
+    preparing.add_argument("--workers", type=int, metavar="N", help="tasks at once (default: one a processor)")
+    preparing.add_argument("--stage", metavar="NAME", help="this one alone, as the Slurm scripts do, and of it")
+    preparing.add_argument("--rank", type=int, metavar="N", help="this task alone")
     for training in (pretrain, finetune):
         add(training, takes_recipe=True).add_argument(
             "--resume", action="store_true", help="go on where a run was cut off"

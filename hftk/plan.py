@@ -108,6 +108,8 @@ def plan_pretraining(recipe: PretrainRecipe) -> tuple[dict[str, Any], PreTrained
             dataset=None,
             text_column="text",
             cache_dir=None,
+            near_duplicates=False,
+            languages=[],
         )
         recipe = replace(recipe, output=folder, data=data)
         if isinstance(recipe.model, dict):  # the sample may not have so many tokens

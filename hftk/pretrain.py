@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hftk.data.corpus import Corpus, prepare_corpus, training_documents
+from hftk.data.corpus import Corpus, needs_prepare, prepare_corpus, training_documents
 from hftk.data.objectives import Objective
 from hftk.data.packing import PackedRows, evaluation_rows
 from hftk.data.tokenizer import load_tokenizer, train_tokenizer
@@ -64,7 +64,8 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
     with state.main_process_first():
         if state.is_main_process and checkpoint is None:
             clear(output)
-        tokenizer = make_tokenizer(recipe, reuse=checkpoint is not None or not state.is_main_process)
+        made = checkpoint is not None or not state.is_main_process or needs_prepare(recipe.data)
+        tokenizer = make_tokenizer(recipe, reuse=made)
         corpus = prepare_corpus(recipe.data, tokenizer, Path(recipe.data.cache_dir or output / "data"))
     state.print(corpus.summary())
 

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from hftk.data import cleaning, sources
+from hftk.data.shards import ShardedTokens
 from hftk.data.writing import SPLITS, split_by_hash, write_corpus
 from hftk.errors import UsageError
 
@@ -44,6 +45,11 @@ class DataArguments:
             Tokens of a packed row for the encoder.
         max_target_length (`int`, defaults to 512):
             Tokens of a packed row for the decoder.
+        near_duplicates (`bool`, defaults to `False`):
+            Drop documents that are much like another one, too (MinHash over words); `hftk prepare` does it.
+        languages (`list[str]`, defaults to none):
+            Keep documents in these languages only (ISO 639-1: `ko`, `en`, …), as fastText's model of 176 languages
+            tells them; `hftk prepare` does it.
         packing (`bool`, defaults to `True`):
             Fill each row with as many documents as fit; `False` gives each document a row of its own.
         cache_dir (`str`, *optional*):
@@ -57,6 +63,8 @@ class DataArguments:
     dataset_split: str = "train"
     text_column: str = "text"
     validation_share: float = 0.005
+    near_duplicates: bool = False
+    languages: list[str] = field(default_factory=list)
     max_source_length: int = 512
     max_target_length: int = 512
     packing: bool = True
@@ -69,7 +77,7 @@ class Documents:
     One side of a corpus. `documents[i]` are the ids of document `i`, without special tokens.
 
     Args:
-        tokens (`np.ndarray` of shape `(num_tokens,)`, uint16 or uint32):
+        tokens (`np.ndarray` or [`~hftk.data.shards.ShardedTokens`] of shape `(num_tokens,)`, uint16 or uint32):
             Ids of all documents in the order of the source, mapped from disk. Between the documents may lie dropped
             duplicates.
         starts (`np.ndarray` of shape `(num_documents,)`, int64):
@@ -78,7 +86,7 @@ class Documents:
             Tokens of each document, at least 1.
     """
 
-    tokens: np.ndarray
+    tokens: np.ndarray | ShardedTokens
     starts: np.ndarray
     lengths: np.ndarray
 
@@ -142,9 +150,9 @@ def training_documents(data: DataArguments) -> Iterator[str]:
     Raises:
         UsageError: If a source cannot be read.
     """
-    _check(data)
-    texts = cleaning.clean_documents(_raw_train(data), cleaning.Dropped())
-    for text, _, is_validation in split_by_hash(texts, _share(data)):
+    check_data(data)
+    texts = cleaning.clean_documents(raw_documents(data), cleaning.Dropped())
+    for text, _, is_validation in split_by_hash(texts, share_of_validation(data)):
         if not is_validation:
             yield text
 
@@ -170,21 +178,35 @@ def prepare_corpus(data: DataArguments, tokenizer: PreTrainedTokenizerFast, cach
     Raises:
         UsageError: If a source cannot be read, nothing is left to train or validate on, or the disk is full.
     """
-    _check(data)
-    backend = _backend(tokenizer)
-    settings = _settings(data, backend)
-    fingerprint = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-    folder = Path(cache_dir) / fingerprint
+    check_data(data)
+    backend = encoding_backend(tokenizer)
+    folder, manifest = corpus_folder(data, backend, Path(cache_dir))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
-                _prepare(data, backend, {"fingerprint": fingerprint, "settings": settings}, folder)
+                if needs_prepare(data):
+                    raise UsageError(
+                        f"data: {folder} is not there; run hftk prepare with this recipe first, since it is what finds "
+                        "near-duplicates and languages"
+                    )
+                _prepare(data, backend, manifest, folder)
     except OSError as error:
         mend = "free some space or set data.cache_dir" if error.errno in NO_ROOM else "set data.cache_dir"
         raise UsageError(f"{folder}: the corpus cannot be written: {error.strerror}; {mend}") from error
     return open_corpus(folder)
+
+
+def needs_prepare(data: DataArguments) -> bool:
+    """Whether `hftk prepare` alone can make the corpus."""
+    return data.near_duplicates or bool(data.languages)
+
+
+def corpus_folder(data: DataArguments, backend: Tokenizer, cache_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """Where the corpus of these sources and this tokenizer lies in `cache_dir`, and how its manifest begins."""
+    settings = _settings(data, backend)
+    fingerprint = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return cache_dir / fingerprint, {"fingerprint": fingerprint, "settings": settings}
 
 
 def _prepare(data: DataArguments, backend: Tokenizer, manifest: dict[str, Any], folder: Path) -> None:
@@ -192,13 +214,39 @@ def _prepare(data: DataArguments, backend: Tokenizer, manifest: dict[str, Any], 
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     unfinished.mkdir()
+    dropped = cleaning.Dropped()
     try:
-        validation = sources.read_documents(data.validation_files, data.text_column)
-        manifest = manifest | write_corpus(_raw_train(data), validation, _share(data), backend, unfinished)
-        (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False))
+        written = write_corpus(
+            cleaning.clean_documents(raw_documents(data), dropped),
+            cleaning.clean_documents(sources.read_documents(data.validation_files, data.text_column), dropped),
+            share_of_validation(data),
+            backend,
+            unfinished,
+            dropped,
+        )
+        check_sides(written, data)
+        write_manifest(manifest | written, unfinished)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_manifest(manifest: dict[str, Any], folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False))
+
+
+def check_sides(manifest: dict[str, Any], data: DataArguments) -> None:
+    """Raises `UsageError` if no document is left on one side."""
+    counts = manifest["dropped"] or "nothing"
+    if not manifest["train"]["documents"]:
+        raise UsageError(f"data: no document is left to train on (dropped: {counts}), give more text")
+    if not manifest["validation"]["documents"]:
+        if data.validation_files:
+            raise UsageError(f"data.validation_files: no document is left (dropped: {counts}), give others")
+        raise UsageError(
+            f"data.validation_share: of {manifest['train']['documents']} documents none became validation at "
+            f"{data.validation_share}, raise it or give data.validation_files"
+        )
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -226,7 +274,7 @@ def open_corpus(folder: Path) -> Corpus:
 
 def find_corpus(cache_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Corpus | None:
     """The corpus in `cache_dir` that [`prepare_corpus`] made with this tokenizer, if there is one."""
-    wanted = _hash(_backend(tokenizer))
+    wanted = _hash(encoding_backend(tokenizer))
     for manifest in sorted(cache_dir.glob("*/manifest.json")):
         corpus = open_corpus(manifest.parent)
         if corpus.manifest["settings"]["tokenizer"] == wanted:
@@ -234,7 +282,7 @@ def find_corpus(cache_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Corpus |
     return None
 
 
-def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+def encoding_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy, set to encode raw text."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
@@ -248,11 +296,15 @@ def _hash(backend: Tokenizer) -> str:
 
 
 def _open_documents(folder: Path, split: str, manifest: dict[str, Any]) -> Documents:
-    arrays = [
-        np.memmap(folder / f"{split}.{name}", dtype=dtype, mode="r")
-        for name, dtype in (("tokens", manifest["dtype"]), ("starts", "<i8"), ("lengths", "<i4"))
-    ]
-    documents = Documents(*arrays)
+    starts = np.memmap(folder / f"{split}.starts", dtype="<i8", mode="r")
+    lengths = np.memmap(folder / f"{split}.lengths", dtype="<i4", mode="r")
+    if "shards" in manifest:
+        files = [folder / shard[split]["file"] for shard in manifest["shards"]]
+        tokens: Any = ShardedTokens(files, manifest["dtype"])
+    else:
+        # a plain array over the same pages: to index it is quicker
+        tokens = np.asarray(np.memmap(folder / f"{split}.tokens", dtype=manifest["dtype"], mode="r"))
+    documents = Documents(tokens, starts, lengths)
     count = manifest[split]["documents"]
     if not len(documents.starts) == len(documents.lengths) == count:
         raise ValueError(f"{split} has not {count} documents")
@@ -261,14 +313,15 @@ def _open_documents(folder: Path, split: str, manifest: dict[str, Any]) -> Docum
     return documents
 
 
-def _check(data: DataArguments) -> None:
+def check_data(data: DataArguments) -> None:
     if not data.train_files and data.dataset is None:
         raise UsageError("data: there is nothing to read, give data.train_files or data.dataset")
     if not data.validation_files and not 0 < data.validation_share < 1:
         raise UsageError(f"data.validation_share: {data.validation_share} is not between 0 and 1")
 
 
-def _raw_train(data: DataArguments) -> Iterator[sources.RawDocument]:
+def raw_documents(data: DataArguments) -> Iterator[sources.RawDocument]:
+    """Streams the training documents as they are."""
     if data.train_files:
         return sources.read_documents(data.train_files, data.text_column)
     return sources.read_dataset(str(data.dataset), data.dataset_config, data.dataset_split, data.text_column)
@@ -285,8 +338,10 @@ def _settings(data: DataArguments, backend: Tokenizer) -> dict[str, Any]:
         "train": train,
         "validation": [_stamp(path) for path in sources.find_files(data.validation_files)],
         "text_column": data.text_column,
-        "validation_share": _share(data),
+        "validation_share": share_of_validation(data),
         "cleaning": cleaning.VERSION,
+        "near_duplicates": data.near_duplicates,
+        "languages": sorted(data.languages),
         "tokenizer": _hash(backend),
     }
 
@@ -296,5 +351,6 @@ def _stamp(path: str) -> tuple[str, int, int]:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
-def _share(data: DataArguments) -> float:
+def share_of_validation(data: DataArguments) -> float:
+    """Of the training documents."""
     return 0.0 if data.validation_files else data.validation_share

@@ -147,7 +147,7 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         documents, begins = plan.documents[pieces], plan.begins[pieces].astype(np.int64)
         lengths = np.minimum(self.documents.lengths[documents] - begins, self.longest_piece)
         places = np.repeat(self.documents.starts[documents] + begins, lengths) + _count_from_zero(lengths)
-        return np.asarray(self.documents.tokens)[places].astype(np.int64), lengths
+        return self.documents.tokens[places].astype(np.int64), lengths
 
     def _plan_epoch(self, epoch: int) -> EpochPlan:
         all_lengths = np.asarray(self.documents.lengths)

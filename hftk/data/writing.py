@@ -10,9 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from hftk.data.cleaning import Dropped, clean_documents
-from hftk.data.sources import RawDocument
-from hftk.errors import UsageError
+from hftk.data.cleaning import Dropped
 
 SPLITS = ("train", "validation")
 BATCH_DOCUMENTS = 1024
@@ -27,36 +25,35 @@ KEPT, DUPLICATE, IN_VALIDATION, WITHOUT_TOKENS = range(4)
 
 
 def write_corpus(
-    train: Iterable[RawDocument],
-    validation: Iterable[RawDocument],
+    train: Iterable[str],
+    validation: Iterable[str],
     validation_share: float,
     tokenizer: Tokenizer,
     folder: Path,
+    dropped: Dropped,
 ) -> dict[str, Any]:
     """
     Writes `{train,validation}.{tokens,starts,lengths}` into a folder.
 
     Args:
-        train (`Iterable[tuple[str, str, int]]`), validation (`Iterable[tuple[str, str, int]]`):
-            Raw documents.
+        train (`Iterable[str]`), validation (`Iterable[str]`):
+            Clean documents.
         validation_share (`float`):
             Share of the training documents that becomes validation; 0 where `validation` is given.
         tokenizer (`Tokenizer`):
             Without truncation and padding.
         folder (`Path`):
             An empty folder.
+        dropped (`Dropped`):
+            What cleaning drops on the way.
 
     Returns:
         `dict`: the manifest's `dtype`, `train`, `validation`, `dropped` and `first_dropped`.
-
-    Raises:
-        UsageError: If no document is left on one side.
     """
-    dropped = Dropped()
     # Validation comes first: of equal texts the first stays.
     documents = chain(
-        ((text, hash_text(text), True) for text in clean_documents(validation, dropped)),
-        split_by_hash(clean_documents(train, dropped), validation_share),
+        ((text, hash_text(text), True) for text in validation),
+        split_by_hash(train, validation_share),
     )
     dtype = "<u2" if max(tokenizer.get_vocab().values()) < 2**16 else "<u4"
     _write_tokens(documents, tokenizer, dtype, folder)
@@ -67,17 +64,6 @@ def write_corpus(
 
     dropped.counts.update(dict(zip(FATES, np.bincount(fates, minlength=len(FATES)).tolist(), strict=True)))
     counts = {reason: count for reason, count in sorted(dropped.counts.items()) if count and reason != "kept"}
-    if not sides["train"]["documents"]:
-        raise UsageError(f"data: no document is left to train on (dropped: {counts or 'nothing'}), give more text")
-    if not sides["validation"]["documents"]:
-        if not validation_share:
-            raise UsageError(
-                f"data.validation_files: no document is left (dropped: {counts or 'nothing'}), give others"
-            )
-        raise UsageError(
-            f"data.validation_share: of {sides['train']['documents']} documents none became validation at "
-            f"{validation_share}, raise it or give data.validation_files"
-        )
     return {"dtype": dtype, **sides, "dropped": counts, "first_dropped": dropped.first}
 
 

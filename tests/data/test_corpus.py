@@ -104,7 +104,8 @@ def test_a_dataset_gives_the_corpus_of_its_file(tmp_path, tokenizer):
     pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS}), tmp_path / "dataset" / "train.parquet")
     data = DataArguments(dataset=str(tmp_path / "dataset"), text_column="body", validation_share=0.2)
     corpus = prepare_corpus(data, tokenizer, tmp_path / "cache")
-    assert np.array_equal(corpus.train.tokens, prepare(tmp_path, tokenizer, validation_share=0.2).train.tokens)
+    whole = prepare(tmp_path, tokenizer, validation_share=0.2)
+    assert np.array_equal(corpus.train.tokens[:], whole.train.tokens[:])
 
 
 def test_a_large_vocabulary_needs_four_bytes_an_id(tmp_path, tokenizer):
