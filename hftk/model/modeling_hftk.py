@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -31,6 +32,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_hftk import HftkConfig
+
+ROWS_AT_ONCE = 1024
 
 
 def shift_tokens_right(
@@ -69,6 +72,48 @@ def lm_loss(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torc
     if num_items_in_batch is None:
         return nn.functional.cross_entropy(logits, labels)
     return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """
+    Sum of the cross-entropies of a linear layer's outputs, of which only a chunk of rows stands in memory at once: the
+    gradients of a chunk follow its loss (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
+    """
+
+    @staticmethod
+    def forward(
+        ctx, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """(rows, d_model), (vocab_size, d_model), (vocab_size,), (rows,) → scalar; every row has a label"""
+        dtype = product_dtype(states)
+        exact = torch.promote_types(dtype, torch.float32)
+        inputs, matrix, offset = states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        _, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        loss = torch.zeros((), dtype=exact, device=states.device)
+        to_states = torch.empty_like(states)
+        to_weight = torch.zeros_like(weight, dtype=exact) if wants_weight else None
+        to_bias = torch.zeros_like(bias, dtype=exact) if bias is not None and wants_bias else None
+        for start in range(0, len(states), ROWS_AT_ONCE):
+            chunk, targets = inputs[start : start + ROWS_AT_ONCE], labels[start : start + ROWS_AT_ONCE, None]
+            logits = nn.functional.linear(chunk, matrix, offset).to(exact)  # (chunk, vocab_size)
+            probabilities = logits.softmax(-1)
+            # what the softmax divides by, out of its largest value
+            log_sums = logits.amax(-1) - probabilities.amax(-1).log()
+            loss += (log_sums - logits.gather(1, targets)[:, 0]).sum()
+            gradient = probabilities.scatter_add_(1, targets, -torch.ones_like(targets, dtype=exact))
+            if to_bias is not None:
+                to_bias += gradient.sum(0)
+            gradient = gradient.to(dtype)
+            to_states[start : start + ROWS_AT_ONCE] = gradient @ matrix
+            if to_weight is not None:
+                to_weight += gradient.T @ chunk
+        ctx.save_for_backward(to_states, to_weight, to_bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *(None if of is None else of * gradient for of in ctx.saved_tensors), None
 
 
 def positions_from_mask(
@@ -1168,11 +1213,26 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
                 name: source for name, source in self._tied_weights_keys.items() if name != "lm_head.weight"
             }
 
-    def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, d_model) → (batch, length, vocab_size)"""
+    def head_states(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What `lm_head` reads."""
         if self.config.lm_head_transform:
             hidden_states = self.lm_head_transform(hidden_states)
-        return self.lm_head(hidden_states * self.config.d_model**-0.5 if self.config.scale_lm_head else hidden_states)
+        return hidden_states * self.config.d_model**-0.5 if self.config.scale_lm_head else hidden_states
+
+    def loss_and_logits(
+        self, states: torch.Tensor, labels: torch.Tensor | None, num_items_in_batch: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        Of states of shape (batch, length, d_model). Training reads nothing but the loss: where that can be computed
+        without the logits, and of the tokens that have a label alone, there are none.
+        """
+        plain = type(self.lm_head) is nn.Linear  # and not what an adapter or a quantisation made of it
+        if labels is None or not (self.training and plain) or torch.compiler.is_compiling():
+            logits = self.lm_head(self.head_states(states))  # (batch, length, vocab_size)
+            return None if labels is None else lm_loss(logits, labels, num_items_in_batch), logits
+        states, labels = self.head_states(states[labels != -100]), labels[labels != -100]  # (n, d_model), (n,)
+        loss = LinearCrossEntropy.apply(states, self.lm_head.weight, self.lm_head.bias, labels)
+        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch), None
 
     @can_return_tuple
     def forward(
@@ -1196,7 +1256,7 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*):
                 Targets, -100 where there is none. Without `decoder_input_ids` they are shifted right behind the start
-                symbol.
+                symbol. In training mode the output then has no `logits`: they never stand in memory as a whole.
             num_items_in_batch (`int`, *optional*):
                 the sum of the losses is divided by it, instead of by the number of labels.
             others: as in [`HftkModel`].
@@ -1220,10 +1280,7 @@ class HftkForConditionalGeneration(HftkEncoderDecoderBase, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        logits = self.lm_logits(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = lm_loss(logits, labels, num_items_in_batch)
+        loss, logits = self.loss_and_logits(outputs.last_hidden_state, labels, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -1261,7 +1318,8 @@ class HftkForMaskedLM(HftkEncoderBase):
         self.post_init()
 
     build_lm_head = HftkForConditionalGeneration.build_lm_head
-    lm_logits = HftkForConditionalGeneration.lm_logits
+    head_states = HftkForConditionalGeneration.head_states
+    loss_and_logits = HftkForConditionalGeneration.loss_and_logits
 
     @can_return_tuple
     def forward(
@@ -1278,8 +1336,7 @@ class HftkForMaskedLM(HftkEncoderBase):
         """
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                the masked tokens, -100 elsewhere. In training mode the output then has no `logits`: they would mostly
-                be of tokens without a label.
+                the masked tokens, -100 elsewhere. In training mode the output then has no `logits`.
             num_items_in_batch (`int`, *optional*):
                 the sum of the losses is divided by it, instead of by the number of labels.
             word_starts (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
@@ -1297,19 +1354,7 @@ class HftkForMaskedLM(HftkEncoderBase):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        states = outputs.last_hidden_state
-        if labels is not None and self.training and not torch.compiler.is_compiling():
-            # few tokens are masked, and training reads nothing but the loss: head and loss for those alone
-            states, labels = states[labels != -100], labels[labels != -100]  # (masked, d_model), (masked,)
-            return MaskedLMOutput(
-                loss=lm_loss(self.lm_logits(states), labels, num_items_in_batch),
-                hidden_states=outputs.hidden_states,
-                attentions=outputs.attentions,
-            )
-        logits = self.lm_logits(states)
-        loss = None
-        if labels is not None:
-            loss = lm_loss(logits, labels, num_items_in_batch)
+        loss, logits = self.loss_and_logits(outputs.last_hidden_state, labels, num_items_in_batch)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

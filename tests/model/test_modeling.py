@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -23,6 +24,7 @@ from hftk import (
     HftkForTokenClassification,
     HftkModel,
 )
+from hftk.model import modeling_hftk
 from hftk.model.configuration_hftk import PRESETS
 from hftk.model.modeling_hftk import RMSNormOnCPU, lm_loss
 
@@ -113,14 +115,36 @@ def test_weights_begin_as_large_as_those_of_the_preset():
         assert spread["shared.weight"] == pytest.approx(embedding, rel=0.05)
 
 
-def test_training_scores_masked_tokens_alone_with_the_same_loss(build):
-    model = build(HftkForMaskedLM, dropout=0.0)
-    ids = torch.arange(4, 28).reshape(2, 12)
-    labels = torch.where(torch.arange(12) % 5 == 0, ids, -100)
-    whole = model(input_ids=ids, labels=labels)
-    alone = model.train()(input_ids=ids, labels=labels)
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+@pytest.mark.parametrize("num_items_in_batch", [None, torch.tensor(7)])
+@pytest.mark.parametrize("kind", [HftkForMaskedLM, HftkForConditionalGeneration])
+def test_training_computes_the_same_loss_without_logits(build, kind, num_items_in_batch, frozen, monkeypatch):
+    """Of the tokens that have a label, a few at once; its gradients are those of all logits."""
+    monkeypatch.setattr(modeling_hftk, "ROWS_AT_ONCE", 2)
+    model = build(kind, dropout=0.0, lm_head_bias=True, scale_lm_head=True)
+    torch.nn.init.normal_(model.lm_head.bias)
+    if frozen:
+        model.lm_head.requires_grad_(False)
+    inputs = torch.arange(4, 28).reshape(2, 12)
+    labels = torch.where(torch.arange(12) % 5 == 0, inputs, -100)
+    batch = {"input_ids": inputs, "labels": labels, "num_items_in_batch": num_items_in_batch}
+    gradients = []
+    whole, alone = model(**batch), model.train()(**batch)
     assert whole.logits.shape == (2, 12, 97) and alone.logits is None
+    for output in (whole, alone):
+        (output.loss * 3).backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+        model.zero_grad()
     torch.testing.assert_close(alone.loss, whole.loss)
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert ("lm_head.bias" in gradients[1]) is not frozen
+
+
+def test_an_adapter_on_the_head_is_not_passed_by(build):
+    model = build(HftkForConditionalGeneration, tie_lm_head=False)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["lm_head"], init_lora_weights=False)).train()
+    adapted(input_ids=ids(2, 6), labels=ids(2, 5)).loss.backward()
+    assert all(weight.grad is not None for weight in adapted.parameters() if weight.requires_grad)
 
 
 def test_resized_embeddings_serve_both_stacks_and_the_head(build):
