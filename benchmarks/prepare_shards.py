@@ -28,7 +28,7 @@ model: {d_model: 64, encoder_layers: 1, decoder_layers: 1, encoder_attention_hea
   encoder_ffn_dim: 128, decoder_ffn_dim: 128}
 tokenizer: {vocab_size: 8192}
 data: {near_duplicates: true, validation_share: 0.005}
-training: {max_steps: 50, per_device_train_batch_size: 4, per_device_eval_batch_size: 4, disable_tqdm: true}
+training: {max_steps: 50, per_device_train_batch_size: 2, per_device_eval_batch_size: 2, disable_tqdm: true}
 """
 
 

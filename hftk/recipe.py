@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import yaml
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser, set_parsing_settings
 from transformers import TrainingArguments
@@ -40,6 +41,8 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylis
 # Where recipes' defaults are not those of `TrainingArguments`; a recipe adds its own as metadata of its `training`.
 TRAINING_DEFAULTS = {
     "logging_nan_inf_filter": False,  # it would replace a NaN loss by the average of the others, and hide it
+    # Without it each of several processes on a CPU would take itself for the only one, and train a model of its own.
+    "use_cpu": not torch.accelerator.is_available(),
 }
 
 Recipe = TypeVar("Recipe")

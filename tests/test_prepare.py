@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -118,11 +119,11 @@ def contents(folder):
 
 def test_a_preparation_that_is_killed_goes_on_with_the_tasks_that_are_not_done(recipe, tmp_path):
     command = [sys.executable, "-m", "hftk", "prepare", str(tmp_path / "pretrain.yaml"), "--tasks", "30"]
-    process = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL, start_new_session=True)
     while not (done := [*tmp_path.glob("run/data/*/logs/shards/completions/*")]):
         assert process.poll() is None
         time.sleep(0.001)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (unfinished,) = tmp_path.glob("run/data/*.30-tasks")
     shards = [unfinished / "shards" / mark.name / "train.tokens" for mark in done]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
@@ -50,7 +51,9 @@ def test_output_and_seed_reach_the_training_arguments(recipe_file):
 def test_where_defaults_are_not_those_of_the_training_arguments(recipe_file):
     training = load_recipe(recipe_file, [], PretrainRecipe).training
     ours, theirs = training.to_dict(), TrainingArguments("run").to_dict()
-    assert {name for name in ours if ours[name] != theirs[name]} == {"logging_nan_inf_filter", "remove_unused_columns"}
+    on_processors = set() if torch.accelerator.is_available() else {"use_cpu", "dataloader_pin_memory"}
+    expected = {"logging_nan_inf_filter", "remove_unused_columns"} | on_processors
+    assert {name for name in ours if ours[name] != theirs[name]} == expected
     assert not training.logging_nan_inf_filter and not training.remove_unused_columns
     asked = ["--training.remove_unused_columns", "true"]
     assert load_recipe(recipe_file, asked, PretrainRecipe).training.remove_unused_columns

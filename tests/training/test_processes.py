@@ -42,7 +42,6 @@ TRAINING = {
     "max_grad_norm": 1.0,
     "logging_steps": 1,
     "save_strategy": "no",
-    "use_cpu": True,
     "disable_tqdm": True,
 }
 BACKBONE: dict[str, Any] = {
