@@ -86,7 +86,7 @@ class Preparation:
     """
 
     data: DataArguments
-    tokenizer: str
+    tokenizer: str = field(repr=False)  # its text would be in the log of every task
     folder: Path
     tasks: int
     dropped: Dropped = field(default_factory=Dropped)  # by one task, of which each has a copy of all this

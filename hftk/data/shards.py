@@ -25,7 +25,12 @@ class ShardedTokens:
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
         if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
+            start, stop, _ = places.indices(len(self))
+            firsts = self.ends - [len(shard) for shard in self.shards]
+            parts = zip(self.shards, firsts, self.ends, strict=True)
+            return np.concatenate(
+                [shard[max(start - first, 0) : max(stop - first, 0)] for shard, first, end in parts if start < end]
+            )
         tokens = np.empty(len(places), dtype=self.dtype)
         shard_of = np.searchsorted(self.ends, places, side="right")  # [places]
         for number in np.unique(shard_of):
