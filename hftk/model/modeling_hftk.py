@@ -68,7 +68,8 @@ def lm_loss(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torc
     Cross-entropy of unshifted labels, -100 left out, equal to `transformers.loss.loss_utils.ForMaskedLMLoss` (whose
     module takes a second to import): the mean over labels, or their sum over `num_items_in_batch`.
     """
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
+    logits, labels = logits.flatten(0, -2), labels.flatten()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if num_items_in_batch is None:
         return nn.functional.cross_entropy(logits, labels)
     return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
