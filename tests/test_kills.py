@@ -14,9 +14,6 @@ from tests.soak.kills import begins, children, end, finish, make_recipes, newest
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="a fine-tuning on two processes resumed in an epoch's middle goes on to other losses", strict=False
-)
 def test_a_training_that_is_killed_and_resumed_ends_as_one_that_nobody_killed(tmp_path):
     arguments = [sys.executable, "-m", "tests.soak.kills", "4", str(tmp_path), "--seed", "3"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=1200)

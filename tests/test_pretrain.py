@@ -198,6 +198,18 @@ def test_embeddings_learn_which_words_stand_near_each_other_and_a_pretraining_go
         assert all(torch.equal(tensor, weights[key]) for key, tensor in load_file(run / "model.safetensors").items())
 
 
+def test_a_mixture_may_have_skip_grams_whose_loss_stands_apart(recipe):
+    weights = "{masked_lm: 3, span_corruption: 1, skip_gram: 4}"
+    run = pretrain(recipe, "--objective.weights", weights, "--training.max_steps", "12")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["eval_skip_gram_loss"] > 0
+    for score in ("loss", "bits_per_byte"):
+        parts = [metrics[f"eval_{name}_{score}"] for name in ("masked_lm", "span_corruption")]
+        assert metrics[f"eval_{score}"] == pytest.approx(0.75 * parts[0] + 0.25 * parts[1])
+    AutoModelForMaskedLM.from_pretrained(run)
+    AutoModelForSeq2SeqLM.from_pretrained(run)
+
+
 def test_batch_norm_pretrains_on_rows_of_one_document(recipe):
     assert main(["pretrain", str(recipe), "--model.norm_type", "batch_norm"]) == 2
     run = pretrain(recipe, "--model.norm_type", "batch_norm", "--data.packing", "false")

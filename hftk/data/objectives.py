@@ -31,7 +31,7 @@ class ObjectiveArguments:
         name (`str`, *optional*, defaults to `"mixture"`):
             `masked_lm`, `span_corruption`, `infilling`, or a `mixture`, which draws one of them for each global batch.
             `skip_gram` noises nothing and runs no layer: the embeddings alone learn which words stand near each other.
-            It is for a first run of minutes, from whose checkpoint another goes on.
+            Alone it is for a first run of minutes, from whose checkpoint another goes on; a mixture may have it too.
         weights (`dict[str, float]`, *optional*, defaults to masked_lm and span_corruption, 1.0 each):
             How often the mixture draws each objective, relative to the others. Read for a mixture only.
         noise_density (`float`, *optional*):
@@ -51,8 +51,9 @@ class ObjectiveArguments:
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
-            if name not in OBJECTIVES:
-                raise UsageError(f"objective.weights: {name!r} is no objective, write one of {', '.join(OBJECTIVES)}")
+            if name not in (*OBJECTIVES, SKIP_GRAM):
+                known = ", ".join((*OBJECTIVES, SKIP_GRAM))
+                raise UsageError(f"objective.weights: {name!r} is no objective, write one of {known}")
             if not 0 <= weight < np.inf:
                 raise UsageError(f"objective.weights.{name}: {weight} is no weight, write a number from 0 up")
         if self.name == "mixture" and not any(self.weights.values()):
@@ -87,7 +88,7 @@ class Objective:
         self.names = [name for name in (*OBJECTIVES, SKIP_GRAM) if weights.get(name, 0) > 0]
         self.shares = np.array([weights[name] for name in self.names]) / sum(weights.values())
         for name in self.names:
-            if self.is_mixture and name not in vocabulary.modes:
+            if self.is_mixture and name not in (*vocabulary.modes, SKIP_GRAM):
                 raise UsageError(f"a mixture with {name} needs the token <{name}>, which the tokenizer lacks: add it")
             if name == "span_corruption" and not len(vocabulary.sentinels):
                 raise UsageError("span_corruption needs <extra_id_0> and so on, which the tokenizer lacks: add them")

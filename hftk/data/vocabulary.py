@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from hftk.errors import UsageError
 
 OBJECTIVES = ("masked_lm", "span_corruption", "infilling")
-SKIP_GRAM = "skip_gram"  # an objective that noises nothing, so that no mixture has it and no mode token announces it
+SKIP_GRAM = "skip_gram"  # an objective that noises nothing, so that no mode token announces it
 SPACE_MARKER = "▁"
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 BYTE_OF_CHARACTER = {character: byte for byte, character in bytes_to_unicode().items()}  # in byte-level pieces

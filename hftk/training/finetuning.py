@@ -1,5 +1,6 @@
 """Fine-tuning's Trainer: one loop predicts, for the scores of a training and for `hftk predict`."""
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -135,6 +136,7 @@ class TaskTrainer(HftkTrainer):
         self.task, self.names, self.examples, self.rows = task, names, examples, rows
         self.transfer, self.replay, self.word_dropout = transfer, replay, word_dropout
         self.kept = KeptOutputs(model) if transfer.cache_outputs else None
+        self.order: StepsOfLikeLengths | None = None  # of the training rows; None for a strategy of transformers
         super().__init__(
             model=model,
             processing_class=processing_class,
@@ -163,16 +165,22 @@ class TaskTrainer(HftkTrainer):
         if args.train_sampling_strategy not in ("group_by_length", "random"):
             return super()._get_train_sampler(train_dataset)
         alike = args.train_sampling_strategy == "random"
-        return StepsOfLikeLengths(
+        self.order = StepsOfLikeLengths(
             [0 if alike else len(row["input_ids"]) for row in self.train_dataset.rows],
             self.get_total_train_batch_size(args),
             args.seed if args.data_seed is None else args.data_seed,
         )
+        return self.order
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        if self.order is not None:  # which accelerate no longer finds where several processes skip an epoch's beginning
+            self.order.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
 
     def rows_of_step(self, step: int) -> list[int]:
-        sampler = self._get_train_sampler()
-        if not isinstance(sampler, StepsOfLikeLengths):
-            return []  # a strategy of transformers, which does not tell
+        if self.order is None:
+            return []
+        sampler = copy.copy(self.order)
         size = self.get_total_train_batch_size(self.args)
         epoch, place = divmod(step, math.ceil(len(self.train_dataset) / size))
         sampler.set_epoch(epoch)

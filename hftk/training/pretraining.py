@@ -126,8 +126,8 @@ class PretrainingTrainer(HftkTrainer):
     """
     The Trainer of `hftk pretrain`. Rows are read in order (each is a function of the seed and its index, see
     [`PackedRows`]), and evaluation reports, for each objective and their weighted mean, `eval_loss` (nats a label) and
-    `eval_bits_per_byte` (negative log-likelihood of all labels over the UTF-8 bytes of those labels; not of skip_gram,
-    whose labels are words of the batch).
+    `eval_bits_per_byte` (negative log-likelihood of all labels over the UTF-8 bytes of those labels). skip_gram, whose
+    labels are words of the batch, has a loss of its own and no part in a mixture's means.
 
     Args:
         held_out (`dict[str, HeldOut]`): what to evaluate on, by objective.
@@ -171,11 +171,17 @@ class PretrainingTrainer(HftkTrainer):
         return metrics
 
     def _scores(self, parts: dict[str, HeldOut], prefix: str) -> dict[str, float]:
-        metrics: dict[str, float] = {f"{prefix}_loss": 0.0, f"{prefix}_bits_per_byte": 0.0}
+        metrics: dict[str, float] = {}
+        if SKIP_GRAM in parts:
+            rows = parts[SKIP_GRAM].rows
+            loss = mean_loss(self.model, rows, self.args.per_device_eval_batch_size, self.accelerator)
+            metrics[f"{prefix}_{SKIP_GRAM}_loss"] = loss
+            if len(parts) == 1:
+                return {f"{prefix}_loss": loss, **metrics}
+        parts = {name: part for name, part in parts.items() if name != SKIP_GRAM}
+        weights = sum(part.weight for part in parts.values())
+        metrics |= {f"{prefix}_loss": 0.0, f"{prefix}_bits_per_byte": 0.0}
         for name, part in parts.items():
-            if name == SKIP_GRAM:  # never in a mixture
-                loss = mean_loss(self.model, part.rows, self.args.per_device_eval_batch_size, self.accelerator)
-                return {f"{prefix}_loss": loss, f"{prefix}_{name}_loss": loss}
             nats = negative_log_likelihood(
                 self.model, part.rows, self.args.per_device_eval_batch_size, self.accelerator
             )
@@ -183,8 +189,8 @@ class PretrainingTrainer(HftkTrainer):
             bits_per_byte = nats / math.log(2) / part.label_bytes
             metrics[f"{prefix}_{name}_loss"] = loss
             metrics[f"{prefix}_{name}_bits_per_byte"] = bits_per_byte
-            metrics[f"{prefix}_loss"] += part.weight * loss
-            metrics[f"{prefix}_bits_per_byte"] += part.weight * bits_per_byte
+            metrics[f"{prefix}_loss"] += part.weight / weights * loss
+            metrics[f"{prefix}_bits_per_byte"] += part.weight / weights * bits_per_byte
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

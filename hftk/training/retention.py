@@ -61,10 +61,10 @@ class Pretraining:
         the backbone of a task model in it.
         """
         whole = self.with_backbone_of(model, accelerator)
-        bits = 0.0
+        bits, weights = 0.0, sum(part.weight for part in self.held_out.values())
         for part in self.held_out.values():
             nats = negative_log_likelihood(whole, part.rows, BATCH_SIZE, accelerator)
-            bits += part.weight * nats / math.log(2) / part.label_bytes
+            bits += part.weight / weights * nats / math.log(2) / part.label_bytes
         return bits
 
     def with_backbone_of(self, model: nn.Module, accelerator: Accelerator) -> PreTrainedModel:
@@ -137,6 +137,8 @@ def pretraining_of(
     objective = Objective(arguments, vocabulary)
     parts = {}
     for name, share in zip(objective.names, objective.shares, strict=True):
+        if name == SKIP_GRAM:
+            continue  # it tells no tokens
         rows = evaluation_rows(
             corpus.validation, objective, name, data.max_source_length, data.max_target_length, data.packing
         )

@@ -53,4 +53,4 @@ def test_transformers_4_computes_the_same(artifacts, tmp_path):
     )
     differences = {name: float(number) for name, number in (line.split() for line in found.stdout.splitlines())}
     assert differences.keys() == CLASSES.keys()
-    assert max(differences.values()) <= 1e-5, differences
+    assert max(differences.values()) <= 2e-5, differences
