@@ -318,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     converting.add_argument(
         "--to",
         metavar="FORM",
-        help="torch, hftk or tf; from hftk also keras or savedmodel; from TensorFlow, torch is the default",
+        help="torch, hftk or tf; from hftk also keras, savedmodel, ctranslate2; from TensorFlow, torch is the default",
     )
     converting.add_argument(
         "--arch", metavar="CLASS", help="of transformers: BertForMaskedLM; by default that of the config"

@@ -16,21 +16,22 @@ import transformers
 import hftk
 from hftk.convert.detection import Source, identify
 from hftk.convert.expected import Expected, expected_by_hftk, expected_by_torch
-from hftk.convert.families.hftk import HFTK, check_computed_by_keras
-from hftk.convert.greedy import Greedy, greedy_settings
-from hftk.convert.plan import Plan, make_plan, torch_names
+from hftk.convert.families.hftk import HFTK, check_computed_by
+from hftk.convert.greedy import greedy_settings
+from hftk.convert.plan import make_plan, torch_names
+from hftk.convert.programs import FROM_HFTK, RUN_BY_TENSORFLOW, write_with_ctranslate2, write_with_tensorflow
 from hftk.convert.proof import Mover, check_plan_computed, is_proof, prove
 from hftk.convert.readers import open_weights
 from hftk.convert.rules import Config, Naming
+from hftk.convert.vocabulary import read_vocabulary
 from hftk.convert.weights import Weights
 from hftk.convert.writing import checkpoint_key, h5_path, write_h5, write_safetensors
 from hftk.errors import UsageError
 
 TARGETS = {
     **{"torch": "model.safetensors", "hftk": "model.safetensors", "tf": "tf_model.h5"},
-    **{"keras": "model.keras", "savedmodel": "saved_model.pb"},
+    **{"keras": "model.keras", "savedmodel": "saved_model.pb", "ctranslate2": "model.bin"},
 }
-RUN_BY_TENSORFLOW = ("keras", "savedmodel")  # which writes them too
 DTYPES = ("float32", "float16", "bfloat16")
 REPORT = "conversion.json"
 # What belongs to a model beside its weights, and is the same for all programs.
@@ -109,8 +110,8 @@ def convert(
         names (`str`, *optional*):
             Whose names the source has: `torch`, `hftk`, `tf`, `google`, …; by default those that fit most tensors.
         to (`str`, *optional*):
-            `torch`, `hftk` or `tf`; from hftk also `keras` or `savedmodel`, which need TensorFlow. By default `torch`,
-            unless the source is torch's; from hftk's Keras model `hftk`.
+            `torch`, `hftk` or `tf`; from hftk also `keras` or `savedmodel`, which need TensorFlow, and `ctranslate2`.
+            By default `torch`, unless the source is torch's; from hftk's Keras model `hftk`.
         arch (`str`, *optional*):
             transformers' class to convert to or from; by default that of the config, or the one with the most
             parts that are there. For `hftk` its class that has the same parts.
@@ -139,7 +140,7 @@ def convert(
     target = Path(target)
     _check_options(target, to, dtype, reference, max_new_tokens, dry_run)
     weights = open_weights(source)
-    found = identify(weights, names, config, arch, to in RUN_BY_TENSORFLOW)
+    found = identify(weights, names, config, arch, to in FROM_HFTK)
     to = to or found.default_target
     if to == found.naming_name:
         raise UsageError(f"{weights.source}: its names are {to}'s already; choose another --to")
@@ -149,11 +150,15 @@ def convert(
     plan.allow(allow or [])
     if to == "tf" and any(step.dtype == "bfloat16" for step in plan.steps):
         raise UsageError(f"{weights.source}: holds bfloat16, which tf_model.h5 does not; add --dtype float32")
-    if to in RUN_BY_TENSORFLOW and any(step.dtype != "float32" for step in plan.steps):
-        raise UsageError(f"{weights.source}: hftk's Keras model is of float32; add --dtype float32")
-    greedy = None
+    if to in FROM_HFTK and any(step.dtype != "float32" for step in plan.steps):
+        raise UsageError(f"{weights.source}: what --to {to} writes is of float32; add --dtype float32")
+    greedy = vocabulary = None
     if to == "savedmodel":
         greedy = greedy_settings(found.folder, hftk.HftkConfig(**found.config), max_new_tokens)
+    if to == "ctranslate2":
+        if plan.defaults:
+            raise UsageError(f"{weights.source}: lacks {plan.defaults[0]}, without which CTranslate2 has no model")
+        vocabulary = read_vocabulary(found.folder, hftk.HftkConfig(**found.config))
     report = Report(
         str(weights.source), str(target), family.model_type, found.naming_name, to, expected.class_name, found.facts(),
         unused=plan.unused, missing=plan.missing, defaults=plan.defaults, skipped=plan.skipped,
@@ -168,13 +173,16 @@ def convert(
         folder = Path(temporary, "out")
         folder.mkdir()
         file = folder / TARGETS[to]
-        if to in RUN_BY_TENSORFLOW:
-            _write_with_tensorflow(file, found, plan, mover, greedy)
+        if vocabulary is not None:
+            report.outputs = write_with_ctranslate2(file, found.config, plan.steps, mover.read, vocabulary)
+        elif to in RUN_BY_TENSORFLOW:
+            write_with_tensorflow(file, found.config, plan.steps, mover.read, greedy)
         else:
             (write_h5 if to == "tf" else write_safetensors)(file, plan.steps, mover.read)
         _write_beside(folder, found, to, target_config, expected.class_name)
-        path_of = {"tf": h5_path, "savedmodel": checkpoint_key}.get(to, str)
-        report.tensors = prove(plan, mover, open_weights(file), path_of)
+        if to != "ctranslate2":  # which joins tensors, and is proved by what comes out of it
+            path_of = {"tf": h5_path, "savedmodel": checkpoint_key}.get(to, str)
+            report.tensors = prove(plan, mover, open_weights(file), path_of)
         if reference is not None:
             from hftk.convert.reference import compare_outputs  # loads models
 
@@ -196,6 +204,8 @@ def _check_options(
         raise UsageError("--dtype bfloat16: tf_model.h5 has none; choose float32 or float16")
     if reference is not None and to in ("tf", *RUN_BY_TENSORFLOW):
         raise UsageError(f"--reference: {TARGETS[to]} runs in TensorFlow only; compare it with its torch source")
+    if reference is not None and to == "ctranslate2":
+        raise UsageError("--reference: what CTranslate2 computes is compared with its source anyway; leave it out")
     if max_new_tokens is not None and to != "savedmodel":
         raise UsageError("--max-new-tokens: only a SavedModel has it inside; add --to savedmodel")
     if target.exists() and not dry_run:
@@ -209,7 +219,7 @@ def _target(
     family = found.family
     if family is HFTK:
         return _target_of_hftk(found, to)
-    if to in RUN_BY_TENSORFLOW:
+    if to in FROM_HFTK:
         raise UsageError(f"--to {to}: takes hftk's weights; first `hftk convert {weights.source} NEW --to hftk`")
     there = {renamed[0] for renamed in torch_names(weights, family, found.naming).values() if renamed}
     asked = [arch] if arch else [*found.architectures, *family.hftk_classes]
@@ -234,27 +244,15 @@ def _target(
 
 
 def _target_of_hftk(found: Source, to: str) -> tuple[Naming | None, Expected, Expected, Config]:
-    """The same for hftk's own model, in Keras or out of it."""
-    if to not in ("hftk", *RUN_BY_TENSORFLOW):
+    """The same for hftk's own model, in another program or out of Keras."""
+    if to not in ("hftk", *FROM_HFTK):
         raise UsageError(f"--to {to}: out of Keras only into hftk; from there `hftk convert NEW OTHER --to {to}`")
     config = hftk.HftkConfig(**found.config)
     if to != "hftk":
-        check_computed_by_keras(config)
+        check_computed_by("hftk's Keras model" if to in RUN_BY_TENSORFLOW else "CTranslate2", config)
     expected = expected_by_hftk("HftkForConditionalGeneration", config)
     written = {name: value for name, value in found.raw_config.items() if name != "auto_map"}  # no code lies beside it
-    return None if to == "hftk" else HFTK.namings["keras"], expected, expected, written
-
-
-def _write_with_tensorflow(file: Path, found: Source, plan: Plan, mover: Mover, greedy: Greedy | None) -> None:
-    """Raises `UsageError` where TensorFlow is not installed."""
-    try:
-        from hftk.convert.savedmodel import write_keras, write_savedmodel
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{file.name}: TensorFlow writes it, and is not installed: pip install 'hftk[tf]'") from error
-    if greedy is None:
-        write_keras(file, found.config, plan.steps, mover.read)
-    else:
-        write_savedmodel(file.parent, found.config, plan.steps, mover.read, greedy)
+    return HFTK.namings["keras"] if to in RUN_BY_TENSORFLOW else None, expected, expected, written
 
 
 def _fullest(candidates: list[Expected], there: set[str]) -> Expected:
@@ -267,7 +265,7 @@ def _write_beside(folder: Path, found: Source, to: str, config: Config, class_na
     """The configuration, the tokenizer's files, and how to generate."""
     if to == "hftk":
         hftk.HftkConfig(**config).save_pretrained(folder)
-    else:
+    elif to != "ctranslate2":  # it has one of its own
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for name in COPIED:
         if (found.folder / name).is_file():

@@ -74,7 +74,7 @@ class Source:
 
 
 def identify(
-    weights: Weights, names: str | None, config: str | Path | None, arch: str | None, to_keras: bool = False
+    weights: Weights, names: str | None, config: str | Path | None, arch: str | None, stay: bool = False
 ) -> Source:
     """
     Recognises weights.
@@ -88,7 +88,7 @@ def identify(
             By default what lies beside the weights.
         arch (`str`, *optional*):
             The class to convert to, which decides what weights of hftk's become.
-        to_keras (`bool`, defaults to `False`):
+        stay (`bool`, defaults to `False`):
             Weights of hftk's stay hftk's, and become another family's no more.
 
     Raises:
@@ -98,7 +98,7 @@ def identify(
     folder = weights.source.parent.parent if weights.container == "SavedModel" else weights.source.parent
     keras = HFTK.namings["keras"]
     in_keras = any(keras.to_torch(keras.bare(name)) for name in weights.tensors)
-    if given.get("registered_name") == CLASS or (given.get("model_type") == "hftk" and (in_keras or to_keras)):
+    if given.get("registered_name") == CLASS or (given.get("model_type") == "hftk" and (in_keras or stay)):
         family, naming_name, naming = HFTK, "keras" if in_keras else "hftk", keras if in_keras else None
         raw = _read(keras, given, file, naming_name)
     elif given.get("model_type") == "hftk":

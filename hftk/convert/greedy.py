@@ -9,6 +9,7 @@ import transformers
 from hftk.errors import UsageError
 from hftk.model.configuration_hftk import HftkConfig
 
+SAID = "generation_config.json"
 NEW_TOKENS = 20  # of transformers, where nothing else is said
 # Settings that change what greedy search gives and that the graph has not, with the values that change nothing.
 NEUTRAL: dict[str, Any] = {
@@ -40,6 +41,13 @@ class Greedy:
     forced: dict[int, int]
 
 
+def said_beside(folder: Path, config: HftkConfig) -> transformers.GenerationConfig:
+    """`generation_config.json` of a folder; where there is none, what follows from the model's configuration."""
+    if (folder / SAID).is_file():
+        return transformers.GenerationConfig.from_pretrained(folder)
+    return transformers.GenerationConfig.from_model_config(config)
+
+
 def greedy_settings(folder: Path, config: HftkConfig, max_new_tokens: int | None) -> Greedy:
     """
     The settings that lie beside a model, as `generate(num_beams=1, do_sample=False)` takes them.
@@ -55,19 +63,14 @@ def greedy_settings(folder: Path, config: HftkConfig, max_new_tokens: int | None
     Raises:
         UsageError: a setting changes what comes out and the graph does not have it.
     """
-    file = folder / "generation_config.json"
-    if file.is_file():
-        said = transformers.GenerationConfig.from_pretrained(folder)
-    else:
-        said = transformers.GenerationConfig.from_model_config(config)
+    file, said = folder / SAID, said_beside(folder, config)
     for name, neutral in NEUTRAL.items():
         value = getattr(said, name, None)
         if value is not None and value != neutral:
             raise UsageError(f"{file}: a SavedModel generates without {name}={value!r}; take it out")
     if said.decoder_start_token_id is None:
         raise UsageError(f"{file}: decoder_start_token_id is missing; say with which id a text starts")
-    said_ends = said.eos_token_id if isinstance(said.eos_token_id, list) else [said.eos_token_id]
-    ends = tuple(end for end in said_ends if end is not None)
+    ends = ends_of(said)
     pad = said.pad_token_id if said.pad_token_id is not None else (ends or (0,))[0]
     max_length = _max_length(said, config, max_new_tokens)
     learned = config.position_embedding_type == "learned"
@@ -84,6 +87,12 @@ def greedy_settings(folder: Path, config: HftkConfig, max_new_tokens: int | None
         ends,
         {place: token for place, token in forced.items() if token is not None},
     )
+
+
+def ends_of(said: transformers.GenerationConfig) -> tuple[int, ...]:
+    """The ids that end a row."""
+    ends = said.eos_token_id if isinstance(said.eos_token_id, list) else [said.eos_token_id]
+    return tuple(end for end in ends if end is not None)
 
 
 def _max_length(said: transformers.GenerationConfig, config: HftkConfig, max_new_tokens: int | None) -> int:

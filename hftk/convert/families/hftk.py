@@ -7,28 +7,37 @@ from hftk.convert.rules import TRANSPOSE, Config, Naming, Rule
 from hftk.errors import UsageError
 from hftk.model.configuration_hftk import HftkConfig
 
-# What the Keras model can be told to do.
-COMPUTES: dict[str, tuple[Any, ...]] = {
+# What other programs can be told to do.
+IN_BOTH: dict[str, tuple[Any, ...]] = {
     "norm_type": ("layer_norm", "rms_norm"),
     "residual": (True,),
-    "position_embedding_type": ("sinusoidal", "learned", "rotary", "none"),
     "ngram_order": (1,),
     "attention_window": (None,),
     "activation_function": ("relu", "gelu", "gelu_new", "silu", "swish"),
-    "scale_attention": (True,),
-    "scale_lm_head": (False,),
     "lm_head_transform": (False,),
     "type_vocab_size": (0,),
+}
+COMPUTES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "hftk's Keras model": {
+        **IN_BOTH,
+        "position_embedding_type": ("sinusoidal", "learned", "rotary", "none"),
+        "scale_attention": (True,),
+        "scale_lm_head": (False,),
+    },
+    "CTranslate2": {
+        **IN_BOTH,
+        "position_embedding_type": ("sinusoidal", "sinusoidal_halves", "learned", "relative", "rotary", "none"),
+    },
 }
 CLASS = "hftk>HftkSeq2Seq"
 
 
-def check_computed_by_keras(config: HftkConfig) -> None:
-    """Raises `UsageError` for the first field that the Keras model lacks."""
-    for name, values in COMPUTES.items():
+def check_computed_by(program: str, config: HftkConfig) -> None:
+    """Raises `UsageError` for the first field that a key of `COMPUTES` lacks."""
+    for name, values in COMPUTES[program].items():
         if getattr(config, name) not in values:
             raise UsageError(
-                f"config: hftk's Keras model has no {name}={getattr(config, name)!r}, only "
+                f"config: {program} has no {name}={getattr(config, name)!r}, only "
                 f"{' or '.join(repr(value) for value in values)}"
             )
 
