@@ -1,17 +1,19 @@
 """Writes the files of a corpus in one pass over the text, in the same memory for any amount of it."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tqdm import tqdm
 
 from hftk.data.cleaning import Dropped
 
+Batch = list[tuple[str, int, bool]]  # text, its hash, whether it is validation
 SPLITS = ("train", "validation")
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 100_000  # so that a batch of long documents takes no more memory than one of short ones
@@ -89,8 +91,7 @@ def _write_tokens(documents: Iterable[tuple[str, int, bool]], tokenizer: Tokeniz
         open(folder / "records", "wb") as records,
         tqdm(desc="tokenising", unit=" documents", unit_scale=True, disable=None) as progress,
     ):
-        for batch in _batches(documents):
-            encodings = tokenizer.encode_batch_fast([text for text, _, _ in batch], add_special_tokens=False)
+        for batch, encodings in _encoded(_batches(documents), tokenizer):
             ids = [encoding.ids for encoding in encodings]
             record = np.array(
                 [
@@ -108,8 +109,22 @@ def _write_tokens(documents: Iterable[tuple[str, int, bool]], tokenizer: Tokeniz
             progress.update(len(batch))
 
 
-def _batches(documents: Iterable[tuple[str, int, bool]]) -> Iterator[list[tuple[str, int, bool]]]:
-    batch: list[tuple[str, int, bool]] = []
+def _encoded(batches: Iterable[Batch], tokenizer: Tokenizer) -> Iterator[tuple[Batch, list[Encoding]]]:
+    """Each batch with its encodings. While one is encoded, the next is read and the one before it is written."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        before: tuple[Batch, Future[list[Encoding]]] | None = None
+        for batch in batches:
+            texts = [text for text, _, _ in batch]
+            encodings = thread.submit(tokenizer.encode_batch_fast, texts, add_special_tokens=False)
+            if before:
+                yield before[0], before[1].result()
+            before = batch, encodings
+        if before:
+            yield before[0], before[1].result()
+
+
+def _batches(documents: Iterable[tuple[str, int, bool]]) -> Iterator[Batch]:
+    batch: Batch = []
     characters = 0
     for document in documents:
         batch.append(document)
