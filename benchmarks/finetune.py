@@ -78,9 +78,12 @@ def ours() -> dict[str, float]:
             "data.validation_files": f"[{VALIDATION}]",
             "data.max_train_samples": ROWS,
             "data.max_length": LENGTH,
+            "data.word_dropout": 0,
+            "config_overrides": "{}",
             "training.num_train_epochs": EPOCHS,
             "training.per_device_train_batch_size": BATCH,
             "training.learning_rate": LEARNING_RATE,
+            "training.adam_beta2": 0.999,
         }
         options = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
         command = [sys.executable, "-m", "hftk", "finetune", "n21/nsmc", *options]

@@ -53,7 +53,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("output", type=Path, metavar="FILE")
-    parser.add_argument("--reviews", type=int, default=350_000, help="how many of the unlabelled ones")
+    parser.add_argument("--reviews", type=int, default=500_000, help="how many of the unlabelled ones")
     arguments = parser.parse_args()
     with open(arguments.output, "w", encoding="utf-8") as file:
         for text in texts(arguments.data, arguments.reviews):
