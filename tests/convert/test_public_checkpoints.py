@@ -74,7 +74,8 @@ def test_equal_outputs_and_back(original, tmp_path):
     torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=5e-5)  # AVX-512: 2.6e-5
     for kind in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
         for mine, other in zip(found.get(kind) or (), wanted.get(kind) or (), strict=True):
-            torch.testing.assert_close(mine, other, rtol=0, atol=2e-5)
+            largest = max(1.0, other.abs().max().item())  # T5 normalises no sum of its layers: they grow
+            torch.testing.assert_close(mine, other, rtol=0, atol=2e-5 * largest)
     if "decoder_input_ids" in batch:
         source = {key: batch[key] for key in ("input_ids", "attention_mask")}
         for options in ({}, {"num_beams": 3}):

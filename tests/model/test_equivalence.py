@@ -1,4 +1,4 @@
-"""The presets compute what implementations that nobody here wrote compute, with the same weights (fp32, 2e-5)."""
+"""The presets compute what implementations that nobody here wrote compute, with the same weights (fp32, 2e-5 of the largest)."""
 
 import math
 import re
@@ -11,7 +11,8 @@ from hftk import HftkForConditionalGeneration
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+    largest = max(1.0, theirs.abs().max().item())  # T5 normalises no sum of its layers: they grow
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5 * largest)
 
 
 def rename(name: str, rules: list[tuple[str, str]]) -> str:
