@@ -1,4 +1,4 @@
-"""The presets compute what implementations that nobody here wrote compute, with the same weights (fp32, 2e-5 of the largest)."""
+"""The presets compute what implementations that nobody here wrote compute (fp32, 2e-5 of the largest value)."""
 
 import math
 import re
