@@ -82,23 +82,14 @@ def encode_units(units: list[str], tokenizer: PreTrainedTokenizerBase, max_lengt
             Most tokens of a window, special tokens included. A longer text is read in windows that overlap by a
             quarter.
     """
-    distinct = sorted(set(units) - {""})
-    lengths = map(len, tokenizer(distinct, add_special_tokens=False)["input_ids"])
-    dropped = {unit for unit, length in zip(distinct, lengths, strict=True) if length == 0}
     full = [i for i, unit in enumerate(units) if unit]
-    encoding = tokenizer(
-        [tokenizer.unk_token or tokenizer.mask_token if units[i] in dropped else units[i] for i in full],
-        is_split_into_words=True,
-        truncation=True,
-        max_length=max_length,
-        stride=max_length // 4,
-        return_overflowing_tokens=True,
-    )
-    windows: list[list[int]] = encoding["input_ids"]
-    units_of_tokens = [
-        [None if place is None else full[place] for place in encoding.word_ids(window)]
-        for window in range(len(windows))
-    ]
+    pieces = [units[i] for i in full]
+    windows, pieces_of_tokens = _encode(pieces, tokenizer, max_length)
+    if dropped := set(range(len(full))).difference(*pieces_of_tokens):
+        unknown = tokenizer.unk_token or tokenizer.mask_token
+        pieces = [unknown if i in dropped else piece for i, piece in enumerate(pieces)]
+        windows, pieces_of_tokens = _encode(pieces, tokenizer, max_length)
+    units_of_tokens = [[None if place is None else full[place] for place in window] for window in pieces_of_tokens]
 
     best: dict[int, tuple[float, tuple[int, int, int]]] = {}
     for window, owners in enumerate(units_of_tokens):
@@ -113,3 +104,19 @@ def encode_units(units: list[str], tokenizer: PreTrainedTokenizerBase, max_lengt
                 best[unit] = shown, (window, token, end)
     next_full = [full[bisect_left(full, unit)] for unit in range(len(units))]
     return EncodedUnits(windows, units_of_tokens, [best[unit][1] for unit in next_full])
+
+
+def _encode(
+    pieces: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[list[int]], list[list[int | None]]]:
+    """The ids of each window, and the piece that each of its tokens is of."""
+    encoding = tokenizer(
+        pieces,
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_length,
+        stride=max_length // 4,
+        return_overflowing_tokens=True,
+    )
+    windows: list[list[int]] = encoding["input_ids"]
+    return windows, [encoding.word_ids(window) for window in range(len(windows))]
