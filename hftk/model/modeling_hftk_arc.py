@@ -281,17 +281,11 @@ class HftkForArcPrediction(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """
-        Cross-entropy of the heads, plus that of the labels on the arcs to them, for the words whose head is given. Of
-        a word with several heads it is that of all of them together, and of the label on the arc to the first.
-        Shapes: (batch, words, nodes), (batch, words, label_dim), (batch, nodes, label_dim), (batch, words) or (batch,
-        words, alternatives), (batch, words) → ().
+        Cross-entropy of the heads, plus that of the labels on the arcs to them, for the words whose head is given.
+        Shapes: (batch, words, nodes), (batch, words, label_dim), (batch, nodes, label_dim), twice (batch, words) → ().
         """
-        alternatives = heads.unflatten(-1, (-1, 1)) if heads.dim() == 2 else heads  # (batch, words, alternatives)
-        heads = alternatives[..., 0]  # (batch, words)
         given = heads != -100  # (batch, words)
-        right = alternatives[given]  # (given, alternatives)
-        log_probabilities = arc_scores[given].float().log_softmax(dim=-1).gather(1, right.clamp(min=0))
-        loss = -log_probabilities.masked_fill(right == -100, -torch.inf).logsumexp(dim=-1).sum()
+        loss = nn.functional.cross_entropy(arc_scores[given].float(), heads[given], reduction="sum")
         if labels is not None:
             sentence = given.nonzero()[:, 0]  # (given,)
             dependents = label_dependents[given][:, None]  # (given, 1, label_dim)
@@ -318,9 +312,7 @@ class HftkForArcPrediction(PreTrainedModel):
             word_ids (`torch.LongTensor` of shape `(batch_size, tokens)`):
                 The word that each token belongs to, from 1; 0 for a token of no word (special tokens, padding).
             heads (`torch.LongTensor` of shape `(batch_size, words)`, *optional*):
-                The head of each word: another word, from 1, or 0 for the root; -100 where there is none to learn. Of
-                shape `(batch_size, words, alternatives)` any of a word's heads is right, with -100 behind the last;
-                their probabilities are summed, as those of antecedents in Lee et al. 2017 (arXiv:1707.07045).
+                The head of each word: another word, from 1, or 0 for the root; -100 where there is none to learn.
             labels (`torch.LongTensor` of shape `(batch_size, words)`, *optional*):
                 The relation of each word to its head; -100 where there is none to learn.
             word_counts (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
@@ -342,8 +334,7 @@ class HftkForArcPrediction(PreTrainedModel):
             word_counts = word_ids.amax(dim=1)
             if heads is not None:
                 places = torch.arange(1, heads.shape[1] + 1, device=heads.device)
-                furthest = heads if heads.dim() == 2 else heads.amax(dim=-1)  # (batch, words)
-                last_given = torch.where(furthest == -100, 0, torch.maximum(places, furthest)).amax(dim=1)
+                last_given = torch.where(heads == -100, 0, torch.maximum(places, heads)).amax(dim=1)
                 word_counts = torch.maximum(word_counts, last_given)
         words = int(word_counts.max()) if heads is None else heads.shape[1]
         nodes = self.word_states(states, word_ids, words)  # (batch, 1 + words, width)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hftk.errors import UsageError
@@ -13,7 +12,7 @@ from hftk.tasks.alignment import encode_units, running_text
 from hftk.tasks.conllu import check_tree, with_tree
 from hftk.tasks.parsing_scores import ParsingScores
 from hftk.tasks.rows import Row, column
-from hftk.tasks.task import IGNORED, Example, Features, Task
+from hftk.tasks.task import IGNORED, Example, Features, Task, pad_labels
 
 Tree = dict[str, Any]  # `head` (list[int], 0 for the root) and `deprel` (list[str])
 
@@ -95,9 +94,9 @@ class N2Path(Task[Tree]):
         )
         batch["word_counts"] = torch.tensor([count for item in features for count in item["word_counts"]])
         if "heads" in features[0]:
+            words = int(batch["word_counts"].max())
             for name in ("heads", "labels"):
-                targets = [torch.tensor(item[name]) for item in features]
-                batch[name] = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+                batch[name] = pad_labels([item[name] for item in features], words)
         return batch
 
     def forward(

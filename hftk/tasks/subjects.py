@@ -87,22 +87,11 @@ class Subjects(N2Path):
             "predicates": predicates,
         }
         if names is not None:
-            features["heads"], features["labels"] = [[IGNORED]] * len(words), [IGNORED] * len(words)
-            targets = zip(predicates, row["subjects"], row["persons"], row["mentions"], strict=True)
-            for predicate, subject, person, mentions in targets:
-                features["heads"][predicate - 1] = [subject, *sorted(set(mentions) - {subject})]
+            features["heads"], features["labels"] = [IGNORED] * len(words), [IGNORED] * len(words)
+            for predicate, subject, person in zip(predicates, row["subjects"], row["persons"], strict=True):
+                features["heads"][predicate - 1] = subject
                 features["labels"][predicate - 1] = names.index(person)
         return Example([features], cut=len(encoded.windows) > 1)
-
-    def collate(
-        self, features: list[Features], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> dict[str, torch.Tensor]:
-        """As [`N2Path.collate`]; `heads` (items, words, mentions), since each mention of a subject is right."""
-        if "heads" in features[0]:
-            most = max(len(heads) for item in features for heads in item["heads"])
-            padded = [[heads + [IGNORED] * (most - len(heads)) for heads in item["heads"]] for item in features]
-            features = [{**item, "heads": heads} for item, heads in zip(features, padded, strict=True)]
-        return super().collate(features, tokenizer, model)
 
     def predict(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], outputs: Any, tokenizer: PreTrainedTokenizerBase

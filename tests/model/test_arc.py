@@ -170,19 +170,6 @@ def test_the_loss_is_of_the_given_heads_and_of_the_labels_at_them():
     assert nothing.loss == 0
 
 
-def test_the_loss_of_several_heads_is_of_their_sum():
-    model = parser()
-    heads = torch.full((2, 4, 2), -100)
-    heads[0, 0], heads[1, 1, 0] = torch.tensor([3, 2]), 0
-    labels = torch.tensor([[1, -100, -100, -100], [-100, 2, -100, -100]])
-    outputs = model(**BATCH, heads=heads, labels=labels)
-    arcs, relations = outputs.arc_scores.softmax(dim=-1), outputs.label_scores.log_softmax(dim=-1)
-    arc_loss = -((arcs[0, 0, 2] + arcs[0, 0, 3]).log() + arcs[1, 1, 0].log()) / 2
-    torch.testing.assert_close(outputs.loss, arc_loss - (relations[0, 0, 3, 1] + relations[1, 1, 0, 2]) / 2)
-    outputs.loss.backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
-
-
 def test_words_that_were_cut_still_get_heads():
     model = parser()
     with torch.no_grad():
