@@ -8,8 +8,8 @@ BART as documented: float32, dropout 0.1, AdamW without weight decay, gradients 
 each, padded (`--batch` for others); learning rate 5e-4 (the default of 5e-5 is one for fine-tuning), linear with 5 % of
 warm-up, by the clock, so that it ends with the minutes. Ours is `hftk pretrain pretrain/nsmc` with an eighth, a quarter
 and a half of the minutes until one is enough, each a run of its own whose schedule ends with it. Both have the same
-tokenizer and documents, the same noise (BART's infilling), the same width, number of layers and, within 5 %, of parameters. Keys of
-the recipe follow the options.
+tokenizer and documents, the same noise (BART's infilling), the same width, number of layers and, within 5 %, of
+parameters. Keys of the recipe follow the options.
 
 The measure is bits per byte on the same held-out documents, each a row of its own, under the same noise. No clock runs
 while text is prepared, libraries are imported, the losses are measured, or ours tries out what is fastest, which a run

@@ -96,6 +96,7 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         held_out=held_out_rows,
         shuffled=shuffled_rows,
         layer_gradients=recipe.measure.layer_gradients,
+        muon=recipe.muon,
         guard=recipe.guard,
     )
     state.print(announcement(recipe, model, rows))
@@ -263,7 +264,7 @@ def choose_runtime_and_steps(
         size = training.train_batch_size
         first = [index * rows.rows_per_batch for index in range(PROBED_BATCHES)]
         batches = [rows.collate([rows[row + place] for place in range(size)]) for row in first]
-        runtime = choose_runtime(model, batches, runtime, training.device)
+        runtime = choose_runtime(model, batches, runtime, training.device, recipe.muon)
     [runtime] = broadcast_object_list([runtime])
     recipe.runtime = runtime
     model.set_attn_implementation(runtime.attn_implementation)

@@ -15,6 +15,7 @@ import torch
 import yaml
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser, set_parsing_settings
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from hftk.data.corpus import DataArguments
 from hftk.data.objectives import ObjectiveArguments
@@ -109,6 +110,9 @@ class PretrainRecipe:
             The keys of `transformers.TrainingArguments`, but for `output_dir` and `seed`.
         seed (`int`, *optional*, defaults to 42):
             Of the weights, the rows and their noise.
+        muon (`bool`, *optional*, defaults to `False`):
+            Let the matrices of the layers learn by Muon, and all else by AdamW: [`hftk.training.muon.MuonAdamW`]. Not
+            for DeepSpeed, nor with another `training.optim`.
     """
 
     output: str
@@ -125,8 +129,11 @@ class PretrainRecipe:
         metadata={"remove_unused_columns": False}  # it would drop what a packed row tells the collator
     )
     seed: int = 42
+    muon: bool = False
 
     def __post_init__(self) -> None:
+        if self.muon and self.training.optim != OptimizerNames.ADAMW_TORCH_FUSED:
+            raise UsageError(f"muon: it goes with AdamW, and training.optim is {self.training.optim.value}; give one")
         if isinstance(self.model, dict):
             HftkConfig.from_preset(
                 **{"preset": "modern", **self.model}

@@ -117,8 +117,9 @@ def test_the_recipe_that_a_run_leaves_launches_it_again(recipe, tmp_path):
     assert [line.get("loss") for line in read_log(run)] == [line.get("loss") for line in read_log(again)]
 
 
-def test_a_resumed_run_makes_the_losses_of_one_that_was_never_cut_off(recipe, tmp_path):
-    whole = pretrain(recipe)
+@pytest.mark.parametrize("muon", ["false", "true"])
+def test_a_resumed_run_makes_the_losses_of_one_that_was_never_cut_off(recipe, tmp_path, muon):
+    whole = pretrain(recipe, "--muon", muon)
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoint-6")
@@ -126,13 +127,13 @@ def test_a_resumed_run_makes_the_losses_of_one_that_was_never_cut_off(recipe, tm
     with (cut / "log.jsonl").open("a") as log:
         log.write('{"step": 7, "lo')  # cut off within a line
     assert main(["pretrain", str(recipe), "--output", str(cut)]) == 2  # unfinished, and no --resume
-    pretrain(recipe, "--output", str(cut), "--resume")
+    pretrain(recipe, "--output", str(cut), "--muon", muon, "--resume")
     steps = [(line["step"], line["loss"]) for line in read_log(whole) if "loss" in line]
     assert steps == [(line["step"], line["loss"]) for line in read_log(cut) if "loss" in line]
     finished = load_file(whole / "model.safetensors")
     assert all(torch.equal(tensor, finished[name]) for name, tensor in load_file(cut / "model.safetensors").items())
     before = (cut / "model.safetensors").stat()
-    pretrain(recipe, "--output", str(cut), "--resume")
+    pretrain(recipe, "--output", str(cut), "--muon", muon, "--resume")
     assert (cut / "model.safetensors").stat() == before  # a finished run stays as it is
 
 
@@ -256,6 +257,7 @@ def test_gradient_norms_of_layers_are_those_of_the_whole_step_before_clipping(re
         ),
         (["--model.norm_type", "batchnorm"], ["norm_type", "layer_norm"]),
         (["--training.max_stepz", "3"], ["max_stepz", "max_steps"]),
+        (["--muon", "true", "--training.optim", "adafactor"], ["muon", "adafactor"]),
         (["--data.validation_share", "0.00001"], ["validation"]),
     ],
 )

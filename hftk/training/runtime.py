@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedModel
 
+from hftk.training.muon import MuonAdamW
+
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 KERNELS: tuple[Kernel, ...] = ("sdpa", "eager")  # that every machine has and that can do all a recipe may ask for
@@ -45,7 +47,11 @@ def keep_pages() -> None:
 
 
 def choose_runtime(
-    model: PreTrainedModel, batches: list[dict[str, torch.Tensor]], given: RuntimeArguments, device: torch.device
+    model: PreTrainedModel,
+    batches: list[dict[str, torch.Tensor]],
+    given: RuntimeArguments,
+    device: torch.device,
+    muon: bool = False,
 ) -> RuntimeArguments:
     """
     Measure what the recipe leaves open: the dtype by a matrix product, then the attention kernel by training steps of a
@@ -56,6 +62,7 @@ def choose_runtime(
         batches (`list[dict[str, torch.Tensor]]`): the run's own first batches.
         given ([`RuntimeArguments`]): what is not None is kept.
         device (`torch.device`): where the run trains.
+        muon (`bool`, defaults to `False`): whether by [`MuonAdamW`].
 
     Returns:
         [`RuntimeArguments`] without a None.
@@ -66,7 +73,7 @@ def choose_runtime(
     for kernel in [given.attn_implementation] if given.attn_implementation else KERNELS:
         probe = copy.deepcopy(model).to(device).train()
         probe.set_attn_implementation(kernel)
-        seconds[kernel] = seconds_per_step(probe, batches, getattr(torch, dtype), device)
+        seconds[kernel] = seconds_per_step(probe, batches, getattr(torch, dtype), device, muon=muon)
     torch.set_rng_state(random_state)
     fastest = min(seconds, key=lambda kernel: seconds[kernel])
     return RuntimeArguments(dtype, fastest, seconds[fastest])
@@ -100,11 +107,13 @@ def seconds_per_step(
     loss_of: Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor] = lambda model, batch: (
         model(**batch).loss
     ),
+    muon: bool = False,
 ) -> float:
     """
-    Mean seconds of forward, backward and AdamW's update over `batches`, the first of which also serves to warm up.
+    Mean seconds of forward, backward and the update (AdamW's, or with `muon` that of [`MuonAdamW`]) over `batches`, the
+    first of which also serves to warm up.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = MuonAdamW(model, lr=1e-6) if muon else torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):

@@ -50,6 +50,7 @@ model: {{d_model: 32, encoder_layers: 2, decoder_layers: 1, encoder_attention_he
 tokenizer: {{vocab_size: 500}}
 data: {{train_files: [{folder}/text.txt], validation_share: 0.1, max_source_length: 64, max_target_length: 64}}
 runtime: {{dtype: float32, attn_implementation: sdpa, seconds_per_step: 1.0}}
+muon: true
 training: {training}
 """
 FINETUNING = """
