@@ -34,6 +34,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_hftk import HftkConfig
 
 ROWS_AT_ONCE = 1024
+SCORES_AT_ONCE = 1 << 20
 
 
 def shift_tokens_right(
@@ -346,6 +347,58 @@ def build_norm(config: HftkConfig) -> nn.Module:
     return HftkNoNorm()
 
 
+class AttentionInChunks(torch.autograd.Function):
+    """
+    softmax(QKᵀ + mask) V for a few rows of the batch at a time, so that their scores stay in a processor's cache. They
+    are computed again in the backward pass instead of being kept, as in flash attention (Dao et al. 2022,
+    arXiv:2205.14135, section 3.1): as fast as keeping them, in a fraction of the memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Thrice (batch, heads, length, head_dim), the query scaled, and (batch or 1, heads or 1, query_length,
+        key_length) → (batch, query_length, heads, head_dim)
+        """
+        batch, heads, length, head_dim = query.shape
+        output = query.new_empty(batch, length, heads, head_dim)
+        for rows in AttentionInChunks.chunks(query, key):
+            weights = AttentionInChunks.weights(query[rows], key[rows], mask, rows)
+            output[rows] = torch.matmul(weights, value[rows]).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, mask)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, mask = ctx.saved_tensors
+        to_query, to_key, to_value = (torch.empty_like(states) for states in (query, key, value))
+        for rows in AttentionInChunks.chunks(query, key):
+            weights = AttentionInChunks.weights(query[rows], key[rows], mask, rows)
+            to_output = gradient[rows].transpose(1, 2)
+            to_value[rows] = torch.matmul(weights.mT, to_output)
+            to_weights = torch.matmul(to_output, value[rows].mT)
+            to_scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            to_query[rows] = torch.matmul(to_scores, key[rows])
+            to_key[rows] = torch.matmul(to_scores.mT, query[rows])
+        return to_query, to_key, to_value, None
+
+    @staticmethod
+    def chunks(query: torch.Tensor, key: torch.Tensor) -> list[slice]:
+        """Rows of the batch whose scores are about `SCORES_AT_ONCE` together."""
+        size = max(1, SCORES_AT_ONCE // (query[0, ..., 0].numel() * key.shape[2]))
+        return [slice(start, start + size) for start in range(0, len(query), size)]
+
+    @staticmethod
+    def weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, rows: slice) -> torch.Tensor:
+        scores = torch.matmul(query, key.mT)
+        if mask is not None:
+            scores += mask[rows] if len(mask) > 1 else mask
+        return scores.softmax(dim=-1)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -355,9 +408,16 @@ def eager_attention_forward(
     scaling: float,
     dropout: float = 0.0,
     position_bias: torch.Tensor | None = None,
+    output_attentions: bool | None = None,
     **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """softmax(QKᵀ · scaling + position bias + mask) V, step by step; it alone returns the attention weights."""
+    asked = module.config.output_attentions if output_attentions is None else output_attentions
+    trains = torch.is_grad_enabled() and query.requires_grad
+    if trains and query.device.type == "cpu" and not (asked or dropout) and position_bias is None:
+        dtype = product_dtype(query)
+        states = (query * scaling).to(dtype), key.to(dtype), value.to(dtype)
+        return AttentionInChunks.apply(*states, attention_mask), None
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (batch, heads, query_length, key_length)
     if position_bias is not None:
         scores = scores + position_bias
@@ -437,9 +497,13 @@ class HftkAttention(nn.Module):
         if block is not None:
             query, key, value = in_blocks(query, block), around_blocks(key, block), around_blocks(value, block)
 
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        if implementation == "sdpa" and query.shape[2] == 1 and query.device.type == "cpu":
+            implementation = "eager"  # for one query that kernel takes up to ten times as long in bfloat16
+            if attention_mask is not None and attention_mask.dtype == torch.bool:
+                hidden = torch.finfo(query.dtype).min
+                attention_mask = query.new_zeros(()).masked_fill(~attention_mask, hidden)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention_interface(
             self,
             query,
