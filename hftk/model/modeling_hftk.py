@@ -400,7 +400,7 @@ class AttentionInChunks(torch.autograd.Function):
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "HftkAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

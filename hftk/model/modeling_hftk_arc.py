@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -35,45 +36,44 @@ class ArcOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def find_cycle(heads: torch.Tensor) -> torch.Tensor:
+def find_cycle(heads: np.ndarray) -> list[int]:
     """
     The nodes of one cycle, none if there is no cycle. `heads` (nodes,) gives the head of each node; node 0 has itself.
     """
     reached = heads
     for _ in range(len(heads).bit_length()):  # 2 ** k ≥ nodes steps up: at the root, or on a cycle
         reached = reached[reached]
-    on_cycles = reached[reached != 0]
-    cycle = on_cycles[:1].tolist()
+    cycle = reached[reached != 0][:1].tolist()
     while cycle and (head := int(heads[cycle[-1]])) != cycle[0]:
         cycle.append(head)
-    return torch.tensor(cycle, dtype=torch.long)
+    return cycle
 
 
-def best_heads(scores: torch.Tensor) -> torch.Tensor:
+def best_heads(scores: np.ndarray) -> np.ndarray:
     """
     Chu-Liu/Edmonds: the heads (nodes,) of the tree of greatest weight below node 0, which has itself. `scores` (nodes,
     nodes): a row has the scores of one node's heads, -inf for itself; the row of node 0 does not matter.
     """
     contractions = []
     while True:
-        heads = scores.argmax(dim=1)
+        heads = scores.argmax(axis=1)
         heads[0] = 0
-        inside = find_cycle(heads)  # (cycle,)
-        if len(inside) == 0:
+        inside = find_cycle(heads)  # cycle
+        if not inside:
             break
         # The cycle becomes one node, the last. To enter it at a word is to give up the head that the word has in it.
-        outside = torch.tensor(sorted(set(range(len(heads))) - set(inside.tolist())))
-        given_up = scores[inside, heads[inside]][:, None]  # (cycle, 1)
-        entering, entered = (scores[inside][:, outside] - given_up).max(dim=0)  # (outside,): by the head that enters
-        leaving, left = scores[outside][:, inside].max(dim=1)  # (outside,): by the node that has its head inside
-        contractions.append((heads, outside, inside[entered], inside[left]))
-        scores = nn.functional.pad(scores[outside][:, outside], (0, 1, 0, 1), value=-torch.inf)
-        scores[-1, :-1] = entering
-        scores[:-1, -1] = leaving
+        outside = np.delete(np.arange(len(heads)), inside)
+        to_cycle = scores[inside][:, outside] - scores[inside, heads[inside]][:, None]  # (cycle, outside)
+        from_cycle = scores[outside][:, inside]  # (outside, cycle)
+        entered, left = np.take(inside, to_cycle.argmax(axis=0)), np.take(inside, from_cycle.argmax(axis=1))
+        contractions.append((heads, outside, entered, left))
+        scores = np.pad(scores[outside][:, outside], (0, 1), constant_values=-np.inf)
+        scores[-1, :-1] = to_cycle.max(axis=0)
+        scores[:-1, -1] = from_cycle.max(axis=1)
     for expanded, outside, entered, left in reversed(contractions):
         contracted, entering_head = heads[:-1], heads[-1]  # indices into `outside`, or its length for the cycle
         heads = expanded  # in which all of the cycle but one keep their heads
-        heads[outside] = torch.where(contracted == len(outside), left, outside[contracted.clamp(max=len(outside) - 1)])
+        heads[outside] = np.where(contracted == len(outside), left, outside[contracted.clip(max=len(outside) - 1)])
         heads[entered[entering_head]] = outside[entering_head]
     return heads
 
@@ -93,18 +93,27 @@ def maximum_spanning_tree(scores: torch.Tensor) -> torch.Tensor:
     Source: Chu & Liu 1965; Edmonds 1967; for the one root Stanojević & Cohen 2021, "A Root of the Problem".
     """
     words = scores.shape[0]
-    graph = torch.zeros(words + 1, words + 1, dtype=torch.float64)
-    graph[1:] = scores.detach().cpu()
-    arcs = ~torch.eye(words + 1, dtype=torch.bool)  # all that could be: (dependent, head)
-    finite = arcs & graph.isfinite()
-    worse = 1 + 2 * torch.where(finite, graph, 0).abs().amax(dim=1).sum()  # than all the other arcs can make good
-    graph = torch.where(finite, graph, torch.where(arcs, -worse, -torch.inf))
-    heads = graph.argmax(dim=1)
-    heads[0] = 0
-    if len(find_cycle(heads)) or (heads[1:] == 0).sum() > 1:
-        graph[:, 0] -= (2 * words + 1) * worse  # so that of two words on the root one would rather have any other head
-        heads = best_heads(graph)
-    return heads[1:].to(scores.device)
+    graph = np.zeros((words + 1, words + 1))
+    graph[1:] = scores.detach().double().cpu().numpy()
+    arcs = ~np.eye(words + 1, dtype=bool)  # all that could be: (dependent, head)
+    finite = arcs & np.isfinite(graph)
+    worse = 1 + 2 * np.abs(np.where(finite, graph, 0)).max(axis=1).sum()  # than all the other arcs can make good
+    graph = np.where(finite, graph, np.where(arcs, -worse, -np.inf))
+    graph[:, 0] -= (2 * words + 1) * worse  # so that of two words on the root one would rather have any other head
+    return torch.from_numpy(best_heads(graph)[1:]).to(scores.device)
+
+
+def are_trees(heads: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """
+    Which sentences are a tree with one root: (batch, words) heads, of which a sentence's first (batch,) are its own →
+    (batch,).
+    """
+    own = torch.arange(heads.shape[1], device=heads.device) < words[:, None]  # (batch, words)
+    reached = nn.functional.pad(heads.masked_fill(~own, 0), (1, 0))  # (batch, 1 + words): the root has itself
+    roots = ((heads == 0) & own).sum(dim=1)
+    for _ in range(reached.shape[1].bit_length()):  # 2 ** k ≥ nodes steps up
+        reached = reached.gather(1, reached)
+    return (reached == 0).all(dim=1) & (roots == 1)
 
 
 class HftkArcProjection(nn.Linear):
@@ -368,12 +377,15 @@ class HftkForArcPrediction(PreTrainedModel):
             `tuple(torch.LongTensor)`: heads and labels, both of shape `(batch_size, words)`, -100 for padding.
         """
         real = (arc_scores != -torch.inf).any(dim=-1)  # (batch, words)
-        heads = torch.full_like(real, -100, dtype=torch.long)
-        for sentence, count in enumerate(real.sum(dim=-1).tolist()):
+        words = real.sum(dim=-1)  # (batch,)
+        scores, heads = arc_scores.max(dim=-1)  # (batch, words): most often a tree already
+        whole = are_trees(heads, words) & (scores.isfinite() | ~real).all(dim=-1)
+        for sentence in (~whole).nonzero().flatten().tolist():
+            count = int(words[sentence])
             heads[sentence, :count] = maximum_spanning_tree(arc_scores[sentence, :count, : count + 1])
-        arcs = heads.clamp(min=0)[:, :, None, None].expand(-1, -1, 1, label_scores.shape[-1])
+        arcs = heads[:, :, None, None].expand(-1, -1, 1, label_scores.shape[-1])
         labels = label_scores.gather(2, arcs).squeeze(2).argmax(dim=-1)  # (batch, words)
-        return heads, labels.masked_fill(~real, -100)
+        return heads.masked_fill(~real, -100), labels.masked_fill(~real, -100)
 
 
 HftkForArcPrediction.register_for_auto_class("AutoModel")
