@@ -1,12 +1,14 @@
 """
 Fine-tuning a text classifier from random weights, by `hftk finetune` and by transformers' Trainer with a BERT of the
-same size, in turns: rows a second while it trains, and the accuracy that comes out.
+same size, in turns: trainings an hour to the same accuracy, rows a second while it trains, and the accuracy that comes
+out.
 
     python benchmarks/finetune.py TRAIN.parquet VALIDATION.parquet TEXT_COLUMN
 
-Width 256, 4 layers, 4 heads, feed-forward 1024, vocabulary 8,192; three epochs of the first 2,000 rows in batches of
-32, learning rate 5e-4. `as documented` pads to 128 tokens, as transformers' run_glue.py does by default; `dynamic
-padding` is DataCollatorWithPadding.
+Width 256, 4 layers, 4 heads, feed-forward 1024, vocabulary 8,192; the first 2,000 rows in batches of 32. BERT has three
+epochs with learning rate 5e-4; ours has five with 5e-3, which come to the same accuracy on the validation rows. `as
+documented` pads to 128 tokens, as transformers' run_glue.py does by default; `dynamic padding` is
+DataCollatorWithPadding.
 """
 
 import json
@@ -33,7 +35,8 @@ from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkForPreTraining
 
 TRAIN, VALIDATION, COLUMN = arguments_of(3)
-ROWS, EPOCHS, BATCH, LEARNING_RATE, LENGTH = 2000, 3, 32, 5e-4, 128
+ROWS, BATCH, LENGTH = 2000, 32, 128
+EPOCHS, LEARNING_RATE = {"hftk": 5, "BERT": 3}, {"hftk": 5e-3, "BERT": 5e-4}
 TOKENIZER = Path(tempfile.gettempdir()) / "hftk-benchmark-tokenizer"
 
 
@@ -80,16 +83,16 @@ def ours() -> dict[str, float]:
             "data.max_length": LENGTH,
             "data.word_dropout": 0,
             "config_overrides": "{}",
-            "training.num_train_epochs": EPOCHS,
+            "training.num_train_epochs": EPOCHS["hftk"],
             "training.per_device_train_batch_size": BATCH,
-            "training.learning_rate": LEARNING_RATE,
+            "training.learning_rate": LEARNING_RATE["hftk"],
             "training.adam_beta2": 0.999,
         }
         options = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
         command = [sys.executable, "-m", "hftk", "finetune", "n21/nsmc", *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ)
         metrics = json.loads(Path(folder, "run", "metrics.json").read_text())
-    return figures(metrics["train_samples_per_second"], metrics["eval_accuracy"])
+    return figures(EPOCHS["hftk"], metrics["train_samples_per_second"], metrics["eval_accuracy"])
 
 
 def bert(padded: bool) -> dict[str, float]:
@@ -117,10 +120,10 @@ def bert(padded: bool) -> dict[str, float]:
             BertForSequenceClassification(config),
             TrainingArguments(
                 output_dir=folder,
-                num_train_epochs=EPOCHS,
+                num_train_epochs=EPOCHS["BERT"],
                 per_device_train_batch_size=BATCH,
                 per_device_eval_batch_size=128,
-                learning_rate=LEARNING_RATE,
+                learning_rate=LEARNING_RATE["BERT"],
                 use_cpu=True,
                 report_to="none",
                 save_strategy="no",
@@ -132,11 +135,11 @@ def bert(padded: bool) -> dict[str, float]:
             compute_metrics=lambda of: {"accuracy": float((of.predictions.argmax(-1) == of.label_ids).mean())},
         )
         speed = trainer.train().metrics["train_samples_per_second"]
-        return figures(speed, trainer.evaluate()["eval_accuracy"])
+        return figures(EPOCHS["BERT"], speed, trainer.evaluate()["eval_accuracy"])
 
 
-def figures(speed: float, accuracy: float) -> dict[str, float]:
-    return {"rows a second": speed, "accuracy": accuracy}
+def figures(epochs: int, speed: float, accuracy: float) -> dict[str, float]:
+    return {"trainings an hour": 3600 * speed / (epochs * ROWS), "rows a second": speed, "accuracy": accuracy}
 
 
 if __name__ == "__main__":
@@ -146,5 +149,6 @@ if __name__ == "__main__":
             "Trainer, BERT as documented": lambda: bert(padded=True),
             "Trainer, BERT, dynamic padding": lambda: bert(padded=False),
         },
+        "trainings an hour",
         "rows a second",
     )
