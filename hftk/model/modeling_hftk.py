@@ -378,12 +378,12 @@ class AttentionInChunks(torch.autograd.Function):
         to_query, to_key, to_value = (torch.empty_like(states) for states in (query, key, value))
         for rows in AttentionInChunks.chunks(query, key):
             weights = AttentionInChunks.weights(query[rows], key[rows], mask, rows)
-            to_output = gradient[rows].transpose(1, 2)
-            to_value[rows] = torch.matmul(weights.mT, to_output)
+            to_output = gradient[rows].transpose(1, 2).contiguous()
+            torch.matmul(weights.mT, to_output, out=to_value[rows])
             to_weights = torch.matmul(to_output, value[rows].mT)
             to_scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-            to_query[rows] = torch.matmul(to_scores, key[rows])
-            to_key[rows] = torch.matmul(to_scores.mT, query[rows])
+            torch.matmul(to_scores, key[rows], out=to_query[rows])
+            torch.matmul(to_scores.mT, query[rows], out=to_key[rows])
         return to_query, to_key, to_value, None
 
     @staticmethod
@@ -417,7 +417,7 @@ def eager_attention_forward(
     trains = torch.is_grad_enabled() and query.requires_grad
     if trains and query.device.type == "cpu" and not (asked or dropout) and position_bias is None:
         dtype = product_dtype(query)
-        states = (query * scaling).to(dtype), key.to(dtype), value.to(dtype)
+        states = (states.to(dtype).contiguous() for states in (query * scaling, key, value))  # read more than once
         return AttentionInChunks.apply(*states, attention_mask), None
     scores = torch.matmul(query * scaling, key.transpose(2, 3))  # (batch, heads, query_length, key_length)
     if position_bias is not None:
