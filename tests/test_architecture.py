@@ -26,7 +26,7 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}
-MODEL_MAY_IMPORT = {"numpy", "torch", "transformers", *sys.stdlib_module_names}
+MODEL_MAY_IMPORT = {"torch", "transformers", *sys.stdlib_module_names}
 
 
 def imports(path: Path) -> set[tuple[str, ...]]:

@@ -28,16 +28,9 @@ def losses(run: Path) -> dict[float, float]:
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_and_one_process_goes_on_with_the_same_rows(tmp_path):
     make_recipes(tmp_path)
-    more = [
-        "--muon",
-        "false",
-        "--model.dropout",
-        "0.0",
-        "--training.save_steps",
-        "1000",
-        "--training.per_device_train_batch_size",
-        "1",
-    ]
+    more = (
+        "--muon false --model.dropout 0.0 --training.save_steps 1000 --training.per_device_train_batch_size 1".split()
+    )
     whole, run = tmp_path / "whole", tmp_path / "run"
     finish(start("pretrain", 2, tmp_path, whole, *more), whole)
     since = time.time_ns()

@@ -34,8 +34,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_hftk import HftkConfig
 
-ROWS_AT_ONCE = 256
-SCORES_AT_ONCE = 1 << 20
+ROWS_AT_ONCE = 256  # of logits over the vocabulary
+SCORES_AT_ONCE = 1 << 20  # of attention
 
 
 def shift_tokens_right(
@@ -412,10 +412,12 @@ def eager_attention_forward(
     output_attentions: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """softmax(QKᵀ · scaling + position bias + mask) V, step by step; it alone returns the attention weights."""
+    """
+    softmax(QKᵀ · scaling + position bias + mask) V, step by step; it alone returns the attention weights, but where it
+    trains on a CPU and nobody asks for them.
+    """
     asked = module.config.output_attentions if output_attentions is None else output_attentions
-    trains = torch.is_grad_enabled() and query.requires_grad
-    if trains and query.device.type == "cpu" and not (asked or dropout) and position_bias is None:
+    if query.requires_grad and query.device.type == "cpu" and not (asked or dropout) and position_bias is None:
         dtype = product_dtype(query)
         states = (states.to(dtype).contiguous() for states in (query * scaling, key, value))  # read more than once
         return AttentionInChunks.apply(*states, attention_mask), None
@@ -535,7 +537,7 @@ class HftkFeedForward(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         first = self.fc1(hidden_states)
         gates = None if self.fc3 is None else self.fc3(hidden_states)
-        if first.device.type == "cpu" and torch.is_grad_enabled() and not self.activation_dropout:
+        if first.requires_grad and first.device.type == "cpu" and not self.activation_dropout:
             # what is cheap to compute again is not kept: half of this layer's memory for a hundredth of a step's time
             return checkpoint(self.last, first, gates, use_reentrant=False, preserve_rng_state=False)
         return self.last(first, gates)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -12,6 +11,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hftk_arc import HftkArcConfig
 from .modeling_hftk import HftkEncoderModel, HftkModel
+from .spanning_tree import are_trees, maximum_spanning_tree
 
 
 @dataclass
@@ -34,86 +34,6 @@ class ArcOutput(ModelOutput):
     label_scores: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def find_cycle(heads: np.ndarray) -> list[int]:
-    """
-    The nodes of one cycle, none if there is no cycle. `heads` (nodes,) gives the head of each node; node 0 has itself.
-    """
-    reached = heads
-    for _ in range(len(heads).bit_length()):  # 2 ** k ≥ nodes steps up: at the root, or on a cycle
-        reached = reached[reached]
-    cycle = reached[reached != 0][:1].tolist()
-    while cycle and (head := int(heads[cycle[-1]])) != cycle[0]:
-        cycle.append(head)
-    return cycle
-
-
-def best_heads(scores: np.ndarray) -> np.ndarray:
-    """
-    Chu-Liu/Edmonds: the heads (nodes,) of the tree of greatest weight below node 0, which has itself. `scores` (nodes,
-    nodes): a row has the scores of one node's heads, -inf for itself; the row of node 0 does not matter.
-    """
-    contractions = []
-    while True:
-        heads = scores.argmax(axis=1)
-        heads[0] = 0
-        inside = find_cycle(heads)  # cycle
-        if not inside:
-            break
-        # The cycle becomes one node, the last. To enter it at a word is to give up the head that the word has in it.
-        outside = np.delete(np.arange(len(heads)), inside)
-        to_cycle = scores[inside][:, outside] - scores[inside, heads[inside]][:, None]  # (cycle, outside)
-        from_cycle = scores[outside][:, inside]  # (outside, cycle)
-        entered, left = np.take(inside, to_cycle.argmax(axis=0)), np.take(inside, from_cycle.argmax(axis=1))
-        contractions.append((heads, outside, entered, left))
-        scores = np.pad(scores[outside][:, outside], (0, 1), constant_values=-np.inf)
-        scores[-1, :-1] = to_cycle.max(axis=0)
-        scores[:-1, -1] = from_cycle.max(axis=1)
-    for expanded, outside, entered, left in reversed(contractions):
-        contracted, entering_head = heads[:-1], heads[-1]  # indices into `outside`, or its length for the cycle
-        heads = expanded  # in which all of the cycle but one keep their heads
-        heads[outside] = np.where(contracted == len(outside), left, outside[contracted.clip(max=len(outside) - 1)])
-        heads[entered[entering_head]] = outside[entering_head]
-    return heads
-
-
-def maximum_spanning_tree(scores: torch.Tensor) -> torch.Tensor:
-    """
-    The dependency tree of greatest total score in which exactly one word hangs on the root.
-
-    Args:
-        scores (`torch.FloatTensor` of shape `(words, 1 + words)`):
-            The score of each head (0: the root) for each word. An arc that is not finite is taken only where there is
-            no tree without; a word as its own head never.
-
-    Returns:
-        `torch.LongTensor` of shape `(words,)`: the heads.
-
-    Source: Chu & Liu 1965; Edmonds 1967; for the one root Stanojević & Cohen 2021, "A Root of the Problem".
-    """
-    words = scores.shape[0]
-    graph = np.zeros((words + 1, words + 1))
-    graph[1:] = scores.detach().double().cpu().numpy()
-    arcs = ~np.eye(words + 1, dtype=bool)  # all that could be: (dependent, head)
-    finite = arcs & np.isfinite(graph)
-    worse = 1 + 2 * np.abs(np.where(finite, graph, 0)).max(axis=1).sum()  # than all the other arcs can make good
-    graph = np.where(finite, graph, np.where(arcs, -worse, -np.inf))
-    graph[:, 0] -= (2 * words + 1) * worse  # so that of two words on the root one would rather have any other head
-    return torch.from_numpy(best_heads(graph)[1:]).to(scores.device)
-
-
-def are_trees(heads: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """
-    Which sentences are a tree with one root: (batch, words) heads, of which a sentence's first (batch,) are its own →
-    (batch,).
-    """
-    own = torch.arange(heads.shape[1], device=heads.device) < words[:, None]  # (batch, words)
-    reached = nn.functional.pad(heads.masked_fill(~own, 0), (1, 0))  # (batch, 1 + words): the root has itself
-    roots = ((heads == 0) & own).sum(dim=1)
-    for _ in range(reached.shape[1].bit_length()):  # 2 ** k ≥ nodes steps up
-        reached = reached.gather(1, reached)
-    return (reached == 0).all(dim=1) & (roots == 1)
 
 
 class HftkArcProjection(nn.Linear):
@@ -390,4 +310,4 @@ class HftkForArcPrediction(PreTrainedModel):
 
 HftkForArcPrediction.register_for_auto_class("AutoModel")
 
-__all__ = ["ArcOutput", "HftkArcConfig", "HftkForArcPrediction", "maximum_spanning_tree"]
+__all__ = ["ArcOutput", "HftkArcConfig", "HftkForArcPrediction"]

@@ -32,7 +32,7 @@ TOKENIZER = [
     "spiece.model",
     "sentencepiece.bpe.model",
 ]
-CODE = ["configuration_hftk*.py", "modeling_hftk*.py", "pipeline_hftk.py"]
+CODE = ["configuration_hftk*.py", "modeling_hftk*.py", "pipeline_hftk.py", "spanning_tree.py"]
 ABOUT = [RECIPE, RUN, FINGERPRINT, METRICS, "log.jsonl", "plots/*.png", CARD]
 
 PACKAGES = ("hftk", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets")

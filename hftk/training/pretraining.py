@@ -139,6 +139,8 @@ class PretrainingTrainer(HftkTrainer):
         others: those of [`transformers.Trainer`].
     """
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(
         self,
         *args: Any,
@@ -164,14 +166,12 @@ class PretrainingTrainer(HftkTrainer):
         return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.muon and self.is_deepspeed_enabled:
-            raise UsageError("muon: DeepSpeed flattens the matrices that it is for; set muon to false, or take FSDP2")
-        if self.muon:
+        if self.muon and self.optimizer is None:
+            if self.is_deepspeed_enabled:
+                raise UsageError("muon: DeepSpeed flattens the matrices that it is for; set it to false, or take FSDP2")
             model, args = model or self.model, self.args
-            betas, decayed = (args.adam_beta1, args.adam_beta2), self.get_decay_parameter_names(model)
-            self.optimizer = MuonAdamW(
-                model, args.learning_rate, betas, args.adam_epsilon, args.weight_decay, frozenset(decayed)
-            )
+            betas, decayed = (args.adam_beta1, args.adam_beta2), frozenset(self.get_decay_parameter_names(model))
+            self.optimizer = MuonAdamW(model, args.learning_rate, betas, args.adam_epsilon, args.weight_decay, decayed)
         return super().create_optimizer(model)
 
     def rows_of_step(self, step: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hftk.model.modeling_hftk_arc import maximum_spanning_tree
+from hftk.model.spanning_tree import maximum_spanning_tree
 
 
 def is_tree_with_one_root(heads: torch.Tensor) -> bool:
