@@ -110,6 +110,12 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(recipe, tmp_pa
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_with_muon_the_same_weights_go_another_way(recipe, tmp_path):
+    runs = [pretrain(recipe, "--output", str(tmp_path / muon), "--muon", muon) for muon in ("true", "false")]
+    ours, adamw = ([line["loss"] for line in read_log(run) if "loss" in line] for run in runs)
+    assert ours[0] == adamw[0] and ours[-1] != adamw[-1]
+
+
 def test_the_recipe_that_a_run_leaves_launches_it_again(recipe, tmp_path):
     run = pretrain(recipe, "--budget.minutes", "0.1", "--training.max_steps", "4")
     again = pretrain(run / "recipe.yaml", "--output", str(tmp_path / "again"))

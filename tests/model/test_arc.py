@@ -70,6 +70,12 @@ def test_decode_takes_the_best_relations_of_the_tree_and_pads():
     assert labels.tolist() == expected
 
 
+def test_scores_that_are_no_numbers_make_no_arcs():
+    arc_scores = torch.tensor([[[2.0, -torch.inf, 0], [1, torch.nan, -torch.inf]]])
+    heads, _ = HftkForArcPrediction.decode(arc_scores, torch.zeros(1, 2, 3, 1))
+    assert heads.tolist() == [[2, 0]]  # not [0, 1], though a maximum takes what is no number
+
+
 # ---- scores
 
 
