@@ -17,6 +17,7 @@ from hftk.finetune_recipe import load_finetune_recipe
 from hftk.hub.repository import folder_of
 from hftk.report.predictions import as_svg, as_text
 from hftk.tasks.conllu import parse_sentences, utf8_lines
+from hftk.tasks.neighbours import Neighbours, load_neighbours
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Task
 from hftk.training.finetuning import predict_examples
@@ -38,6 +39,7 @@ class TaskModel:
     names: list[str]
     max_length: int
     dtype: torch.dtype
+    neighbours: Neighbours | None = None
 
     def predict(self, rows: list[PlacedRow], labelled: bool = False) -> tuple[list[Any], float]:
         """
@@ -51,7 +53,10 @@ class TaskModel:
             if labelled:
                 self.task.check_targets(row, where)
         names = self.names if labelled else None
-        examples = [self.task.encode(row, self.tokenizer, self.max_length, names) for _, row in rows]
+        read = [row for _, row in rows]
+        if self.neighbours:
+            read = self.neighbours.beside(read)
+        examples = [self.task.encode(row, self.tokenizer, self.max_length, names) for row in read]
         with torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return predict_examples(self.task, self.model, self.tokenizer, examples, self.names, BATCH_SIZE)
 
@@ -74,7 +79,8 @@ def load_task_model(directory: str) -> TaskModel:
     dtype = getattr(torch, faster_dtype(model.device)) if recipe.runtime.dtype == "bfloat16" else torch.float32
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
-    return TaskModel(recipe.task, tokenizer, model, names, max_length, dtype)
+    neighbours = load_neighbours(folder, recipe.data.neighbours, recipe.task, tokenizer)
+    return TaskModel(recipe.task, tokenizer, model, names, max_length, dtype, neighbours)
 
 
 def predict(

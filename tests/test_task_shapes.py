@@ -153,6 +153,24 @@ def test_every_shape_learns_on_every_model_and_predicts_what_it_scored(shape, mo
         assert text == {"generated_text": predicted[0]["target"]}
 
 
+@pytest.mark.parametrize("shape", ["n21", "n2m"])
+def test_training_rows_are_read_beside_a_text_and_stay_with_the_model(shape, checkpoints, tmp_path):
+    recipe = recipe_for(tmp_path, checkpoints, shape, "hftk", max_steps=20)
+    recipe.data.neighbours = 2
+    metrics = finetune(recipe)
+    scores = evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
+    assert scores["loss"] == pytest.approx(metrics["eval_loss"], rel=3e-3)
+    (tmp_path / "run" / "neighbours.jsonl").unlink()
+    with pytest.raises(UsageError, match="neighbours.jsonl: cannot be read"):
+        evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
+
+
+def test_neighbours_of_a_task_that_has_none_are_refused(checkpoints, tmp_path):
+    recipe_for(tmp_path, checkpoints, "n2n", "hftk")
+    with pytest.raises(UsageError, match="data.neighbours: this n2n has no text and target"):
+        load_finetune_recipe(tmp_path / "recipe.yaml", ["--data.neighbours", "2"])
+
+
 def test_a_model_type_without_the_head_is_refused_in_one_line(checkpoints, tmp_path):
     for shape, model in (("n2n", "bart"), ("n2m", "bert")):
         with pytest.raises(UsageError, match=rf"^[^\n]*{model} cannot be loaded for {shape}: [^\n]*$"):

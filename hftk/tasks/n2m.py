@@ -73,6 +73,11 @@ class N2M(Task[Texts]):
     def text(self, row: Row) -> str:
         return "\n".join(row[direction["source"]] for direction in self._present(row))
 
+    def text_and_target_columns(self) -> list[tuple[str, str]]:
+        pairs = [(direction["source"], direction["target"]) for direction in self.directions]
+        both_ways = {source for source, _ in pairs} & {target for _, target in pairs}
+        return [] if both_ways else pairs
+
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """`input_ids` for each direction and, with `names`, `labels`: the target without a start symbol."""
         example = Example([])
