@@ -30,12 +30,12 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, PreTrainedModel, set_seed
 
-from hftk.data.corpus import prepare_corpus
+from hftk.data.corpus import prepare_corpus, token_counts
 from hftk.data.objectives import Objective
 from hftk.data.packing import PackedRows, evaluation_rows
 from hftk.data.vocabulary import Vocabulary
 from hftk.model.configuration_hftk import HftkConfig
-from hftk.pretrain import build_model, make_tokenizer, token_counts
+from hftk.pretrain import build_model, make_tokenizer
 from hftk.recipe import PretrainRecipe, load_recipe
 from hftk.recipe_files import find_recipe
 from hftk.training.pretraining import HeldOut, held_out, negative_log_likelihood, unigram_bits_per_byte

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hftk.data.corpus import Corpus, needs_prepare, prepare_corpus, training_documents
+from hftk.data.corpus import Corpus, needs_prepare, prepare_corpus, token_counts, training_documents
 from hftk.data.objectives import Objective
 from hftk.data.packing import PackedRows, evaluation_rows
 from hftk.data.tokenizer import load_tokenizer, train_tokenizer
@@ -242,14 +242,6 @@ def held_out_text(
 def tokens_per_row(rows: PackedRows) -> float:
     """Tokens of text in an average row."""
     return float(np.asarray(rows.documents.lengths).sum(dtype=np.int64)) / rows.rows_per_epoch
-
-
-def token_counts(corpus: Corpus, vocab_size: int, chunk: int = 1 << 22) -> np.ndarray:
-    """How often each token occurs in the training text, `(vocab_size,)`."""
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, len(corpus.train.tokens), chunk):
-        counts += np.bincount(corpus.train.tokens[start : start + chunk], minlength=vocab_size)
-    return counts
 
 
 def choose_runtime_and_steps(

@@ -295,15 +295,31 @@ def _hash(backend: Tokenizer) -> str:
     return blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
 
 
+def token_counts(corpus: Corpus, vocab_size: int, chunk: int = 1 << 22) -> np.ndarray:
+    """How often each token occurs in the training text, `(vocab_size,)`; read beside the pages that stay mapped."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for path in _token_files(corpus.folder, "train", corpus.manifest):
+        with open(path, "rb") as file:
+            while len(tokens := np.fromfile(file, corpus.manifest["dtype"], chunk)):
+                counts += np.bincount(tokens, minlength=vocab_size)
+    return counts
+
+
+def _token_files(folder: Path, split: str, manifest: dict[str, Any]) -> list[Path]:
+    if "shards" in manifest:
+        return [folder / shard[split]["file"] for shard in manifest["shards"]]
+    return [folder / f"{split}.tokens"]
+
+
 def _open_documents(folder: Path, split: str, manifest: dict[str, Any]) -> Documents:
     starts = np.memmap(folder / f"{split}.starts", dtype="<i8", mode="r")
     lengths = np.memmap(folder / f"{split}.lengths", dtype="<i4", mode="r")
+    files = _token_files(folder, split, manifest)
     if "shards" in manifest:
-        files = [folder / shard[split]["file"] for shard in manifest["shards"]]
         tokens: Any = ShardedTokens(files, manifest["dtype"])
     else:
         # a plain array over the same pages: to index it is quicker
-        tokens = np.asarray(np.memmap(folder / f"{split}.tokens", dtype=manifest["dtype"], mode="r"))
+        tokens = np.asarray(np.memmap(files[0], dtype=manifest["dtype"], mode="r"))
     documents = Documents(tokens, starts, lengths)
     count = manifest[split]["documents"]
     if not len(documents.starts) == len(documents.lengths) == count:

@@ -116,8 +116,9 @@ def compare_stored(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for file in sorted({*then["configs"], *now["configs"]}):
         before, after = then["configs"].get(file, {}), now["configs"].get(file, {})
         for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                differences.append(f"{file}: {key} was {before.get(key)!r}, is {after.get(key)!r}")
+            old, new = (fields.get(key, "not there") for fields in (before, after))
+            if old != new:
+                differences.append(f"{file}: {key} was {old!r}, is {new!r}")
     dtypes = [sorted({dtype for dtype, _, _ in tensors["tensors"].values()}) for tensors in (then, now)]
     if dtypes[0] != dtypes[1]:  # then each tensor differs
         differences.append(f"weights: were {', '.join(dtypes[0])}, are {', '.join(dtypes[1])}")

@@ -147,7 +147,7 @@ def change_value(data: bytes, order: random.Random, yamlish: bool) -> bytes:
     elif kind == 1 and isinstance(inner, dict):
         inner[f"{key}x"] = inner.pop(key)
     else:
-        inner[key] = order.choice(STRANGE)
+        inner[key] = order.choice([strange for strange in STRANGE if strange != inner[key]])  # 0 is no other than 0.0
     return (yaml.safe_dump(document, allow_unicode=True) if yamlish else json.dumps(document)).encode()
 
 

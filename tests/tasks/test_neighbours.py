@@ -56,7 +56,8 @@ def test_each_direction_has_neighbours_of_its_own(tmp_path: Path):
     ]
     assert asked[1] == {"de": "Regenguss"}
     neighbours.save(tmp_path)
-    assert load_neighbours(tmp_path, 1, task, Tokens()).beside(asked) == read
+    loaded = load_neighbours(tmp_path, 1, task, Tokens())
+    assert loaded and loaded.beside(asked) == read
 
 
 def test_what_is_saved_is_what_is_needed(tmp_path: Path):
