@@ -16,6 +16,7 @@ from hftk.tasks.n2n import N2N
 from hftk.tasks.n2path import N2Path
 from hftk.tasks.n21 import N21
 from hftk.tasks.subjects import Subjects
+from hftk.tasks.task import SHORTEST
 from hftk.training.guards import GuardArguments
 from hftk.training.runtime import RuntimeArguments
 from hftk.training.transfer import TransferArguments
@@ -67,6 +68,8 @@ class TaskDataArguments:
     neighbours: int = 0
 
     def __post_init__(self) -> None:
+        if self.max_length < SHORTEST:
+            raise UsageError(f"data.max_length: {self.max_length} tokens hold no text; give {SHORTEST} or more")
         if not 0 <= self.word_dropout < 1:
             raise UsageError(f"data.word_dropout: {self.word_dropout} is no share of the tokens; give one from 0 to 1")
 

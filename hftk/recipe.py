@@ -26,6 +26,7 @@ from hftk.recipe_keys import (
     GIVEN_ELSEWHERE,
     Given,
     ModelArguments,
+    accepts_null,
     known_keys,
     read_file_keys,
     read_overrides,
@@ -169,6 +170,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str], recipe_class: type[R
     except ArgumentError as error:
         raise UsageError(_wrong_value(str(error), path, known, given)) from error
     del values["config"]
+    for key, where in given.items():  # jsonargparse takes null for anything
+        if values.get(key) is None and not accepts_null(known[key]):
+            raise UsageError(f"{where.place}: {key}: expected {type_name(known[key])}, not {where.text or 'null'}")
     try:
         return recipe_class(**vars(parser.instantiate(values)))
     except (ValueError, TypeError, ImportError, OSError) as error:  # a dataclass refuses the value, or needs something

@@ -185,6 +185,10 @@ def type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
 
 
+def accepts_null(hint: Any) -> bool:
+    return hint is Any or _accepts(hint, types.NoneType)
+
+
 def _accepts(hint: Any, kind: type) -> bool:
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return any((get_origin(member) or member) is kind for member in members)

@@ -2,6 +2,7 @@ import io
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,16 @@ def test_mistakes_are_told_in_one_line(checkpoints, tmp_path):
         recipe_for(tmp_path, checkpoints["bert"], "--seeds", "0")
     with pytest.raises(UsageError, match="no recipe.yaml"):
         predict(checkpoints["bert"])
+
+
+@pytest.mark.parametrize("length", [-1, 0, "long"])
+def test_a_length_that_holds_no_text_is_refused(length, checkpoints, tmp_path):
+    recipe = recipe_for(tmp_path, checkpoints["hftk"])
+    recipe.model = str(shutil.copytree(checkpoints["hftk"], tmp_path / "model"))
+    config = tmp_path / "model" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": length}))
+    with pytest.raises(UsageError, match=r"^[^\n]*has a tokenizer of model_max_length [^\n]*$"):
+        finetune(recipe)
+    if isinstance(length, int):
+        with pytest.raises(UsageError, match=f"data.max_length: {length} tokens hold no text"):
+            recipe_for(tmp_path, checkpoints["hftk"], "--data.max_length", str(length))

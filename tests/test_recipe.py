@@ -93,6 +93,7 @@ def test_the_model_is_replaced_or_changed(recipe_file):
         ("training:\n  seed: 3\n", ":6: unknown key 'training.seed'; did you mean 'seed'?"),
         ("training:\n  output_dir: x\n", ":6: unknown key 'training.output_dir'; did you mean 'output'?"),
         ("training:\n  max_steps: x\n", ":6: training.max_steps: expected int, not x"),
+        ("training:\n  max_steps: null\n", ":6: training.max_steps: expected int, not null"),
         ("training:\n  eval_steps: x\n", ":6: training.eval_steps: expected float or null, not x"),
         ("tokenizer:\n  algorithm: word\n", ":6: tokenizer.algorithm: expected bpe or unigram, not word"),
         ("objective:\n  weights: {masked_lm:\n    x}\n", ":6: objective.weights: expected dict[str, float], not"),

@@ -21,6 +21,7 @@ from hftk.tasks.rows import Row
 
 ADAPTERS = "adapter_config.json"  # what peft writes
 LAST_LAYER = "last_layer.safetensors"  # the head of a model whose other weights another folder has
+SHORTEST = 3  # texts that can be read: their start, a token, their end
 IGNORED = -100  # what `cross_entropy` leaves out by default
 
 Features = dict[str, Any]  # lists of integers, and the label of an N→1 row
@@ -205,6 +206,12 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
             raise UsageError(f"{checkpoint} has a slow tokenizer, which does not tell where its tokens stand in a text")
         if tokenizer.pad_token_id is None:
             raise UsageError(f"{checkpoint} has a tokenizer without a pad_token; name one in its tokenizer_config.json")
+        length = tokenizer.model_max_length
+        if not isinstance(length, int | float) or length < SHORTEST:
+            raise UsageError(
+                f"{checkpoint} has a tokenizer of model_max_length {length!r}; give it a number from {SHORTEST} on in "
+                "its tokenizer_config.json, or leave it out"
+            )
         known, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
         if largest >= known:
             raise UsageError(
