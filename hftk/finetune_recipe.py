@@ -213,6 +213,6 @@ def recipe_class(path: str | Path) -> type[FinetuneRecipe]:
         return N21Recipe
     task = values.get("task") if isinstance(values, dict) else None
     name = task.get("name") if isinstance(task, dict) else None
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise UsageError(f"{path}: task.name: {name} is no shape of a task; there are {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -292,3 +292,10 @@ def test_a_length_that_holds_no_text_is_refused(length, checkpoints, tmp_path):
     if isinstance(length, int):
         with pytest.raises(UsageError, match=f"data.max_length: {length} tokens hold no text"):
             recipe_for(tmp_path, checkpoints["hftk"], "--data.max_length", str(length))
+
+
+@pytest.mark.parametrize(("key", "said"), [("learning_rate", "learning rate"), ("adam_epsilon", "epsilon value")])
+def test_a_number_that_no_optimizer_can_use_is_told_in_a_line(key, said, checkpoints, tmp_path):
+    recipe = recipe_for(tmp_path, checkpoints["hftk"], f"--training.{key}", "-1")
+    with pytest.raises(UsageError, match=rf"^training: Invalid {said}: -1.0; correct what the recipe gives$"):
+        finetune(recipe)

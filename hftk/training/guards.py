@@ -104,7 +104,8 @@ def forget_gradients(model: nn.Module) -> None:
 @contextmanager
 def in_one_line(training: TrainingArguments) -> Iterator[None]:
     """
-    Within, memory and disk that are full, and data loader workers and other processes that died, are told in one line.
+    Within, memory and disk that are full, data loader workers and other processes that died, and numbers that an
+    optimizer cannot use are told in one line.
 
     Args:
         training ([`TrainingArguments`]): for a batch and an accumulation of half the memory.
@@ -114,6 +115,10 @@ def in_one_line(training: TrainingArguments) -> Iterator[None]:
     """
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Invalid "):  # how all of torch's optimizers begin
+            raise
+        raise UsageError(f"training: {error}; correct what the recipe gives") from error
     except (RuntimeError, MemoryError, SafetensorError) as error:
         said = str(error)
         if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
