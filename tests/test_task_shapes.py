@@ -160,6 +160,7 @@ def test_training_rows_are_read_beside_a_text_and_stay_with_the_model(shape, che
     metrics = finetune(recipe)
     scores = evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
     assert scores["loss"] == pytest.approx(metrics["eval_loss"], rel=3e-3)
+    assert "the training rows most like it (2, of `neighbours.jsonl`)" in (tmp_path / "run" / "README.md").read_text()
     (tmp_path / "run" / "neighbours.jsonl").unlink()
     with pytest.raises(UsageError, match="neighbours.jsonl: cannot be read"):
         evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
