@@ -142,7 +142,7 @@ class FinetuneRecipe:
         if self.data.neighbours and not self.task.text_and_target_columns():
             raise UsageError(
                 f"data.neighbours: this {self.task.name} has no text and target to read as an example; "
-                "leave it out, or take n21 of one text, or n2m in one direction"
+                "leave it out, or take n21 of one text, or n2m whose sources are neither targets nor each other"
             )
         if self.transfer.method == "slow_start":
             # DistributedDataParallel wraps the model before the first layer is frozen

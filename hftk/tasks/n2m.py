@@ -75,8 +75,8 @@ class N2M(Task[Texts]):
 
     def text_and_target_columns(self) -> list[tuple[str, str]]:
         pairs = [(direction["source"], direction["target"]) for direction in self.directions]
-        both_ways = {source for source, _ in pairs} & {target for _, target in pairs}
-        return [] if both_ways else pairs
+        sources, targets = ({pair[side] for pair in pairs} for side in (0, 1))
+        return pairs if len(sources) == len(pairs) and not sources & targets else []
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """`input_ids` for each direction and, with `names`, `labels`: the target without a start symbol."""

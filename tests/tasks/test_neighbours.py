@@ -60,6 +60,11 @@ def test_each_direction_has_neighbours_of_its_own(tmp_path: Path):
     assert loaded and loaded.beside(asked) == read
 
 
+@pytest.mark.parametrize("other", [{"source": "ko", "target": "en"}, {"source": "en", "target": "de"}])
+def test_directions_that_share_a_source_have_none(other):
+    assert not N2M("n2m", directions=[{"source": "en", "target": "ko"}, other]).text_and_target_columns()
+
+
 def test_what_is_saved_is_what_is_needed(tmp_path: Path):
     Neighbours(ROWS, 1, TASK, Tokens()).save(tmp_path)
     assert "id" not in (tmp_path / "neighbours.jsonl").read_text()
