@@ -36,6 +36,7 @@ from hftk.model.modeling_hftk import HftkForPreTraining
 TRAIN, VALIDATION, COLUMN = arguments_of(3)
 ROWS, BATCH, LENGTH = 2000, 32, 128
 EPOCHS, LEARNING_RATE = {"hftk": 5, "BERT": 3}, {"hftk": 5e-3, "BERT": 5e-4}
+SEED = int(os.environ.get("TURN", 0))  # another one in each turn
 TOKENIZER = Path(tempfile.gettempdir()) / "hftk-benchmark-tokenizer"
 
 
@@ -70,11 +71,13 @@ def ours() -> dict[str, float]:
             eos_token_id=encode.eos_token_id,
             decoder_start_token_id=encode.bos_token_id,
         )
+        set_seed(SEED)
         HftkForPreTraining(config).save_pretrained(f"{folder}/model")
         encode.save_pretrained(f"{folder}/model")
         keys = {
             "model": f"{folder}/model",
             "output": f"{folder}/run",
+            "seed": SEED,
             "task.text_column": COLUMN,
             "data.train_files": f"[{TRAIN}]",
             "data.validation_files": f"[{VALIDATION}]",
@@ -95,7 +98,7 @@ def ours() -> dict[str, float]:
 
 
 def bert(padded: bool) -> dict[str, float]:
-    set_seed(42)
+    set_seed(SEED)
     encode = tokenizer()
     padding = "max_length" if padded else False
 
@@ -119,6 +122,7 @@ def bert(padded: bool) -> dict[str, float]:
             BertForSequenceClassification(config),
             TrainingArguments(
                 output_dir=folder,
+                seed=SEED,
                 num_train_epochs=EPOCHS["BERT"],
                 per_device_train_batch_size=BATCH,
                 per_device_eval_batch_size=128,

@@ -4,6 +4,7 @@ the same share of what else the machine does.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def arguments_of(count: int) -> list[str]:
 def in_turns(contenders: dict[str, Contender], *compared: str, rounds: int = 3) -> None:
     """
     Prints each contender's medians, and the ratios of the first one's figures to its own: the median over the rounds
-    and, in brackets, the lowest and the highest of them.
+    and, in brackets, the lowest and the highest of them. `TURN` in the environment tells a contender which round it is.
 
     Args:
         contenders (`dict[str, Callable]`): by name; each returns its figures.
@@ -33,9 +34,10 @@ def in_turns(contenders: dict[str, Contender], *compared: str, rounds: int = 3) 
         print(json.dumps(contenders[sys.argv[-1]]()))
         return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name in contenders:
-            ran = subprocess.run([sys.executable, *sys.argv, "--one", name], capture_output=True, text=True)
+            command, environment = [sys.executable, *sys.argv, "--one", name], os.environ | {"TURN": str(turn)}
+            ran = subprocess.run(command, capture_output=True, text=True, env=environment)
             if ran.returncode:
                 sys.exit(f"{name}: {ran.stderr}")
             runs[name].append(json.loads(ran.stdout.splitlines()[-1]))
