@@ -5,7 +5,7 @@ same size, in turns: trainings an hour, rows a second while it trains, and the a
     python benchmarks/finetune.py TRAIN.parquet VALIDATION.parquet TEXT_COLUMN
 
 Width 256, 4 layers, 4 heads, feed-forward 1024, vocabulary 8,192; the first 2,000 rows in batches of 32. BERT has three
-epochs with learning rate 5e-4; ours has five with 5e-3, chosen to come near BERT's accuracy on the validation rows. `as
+epochs with learning rate 5e-4; ours has five with 5e-3, chosen to come to BERT's accuracy on the validation rows. `as
 documented` pads to 128 tokens, as transformers' run_glue.py does by default; `dynamic padding` is
 DataCollatorWithPadding.
 """
