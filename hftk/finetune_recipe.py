@@ -70,6 +70,8 @@ class TaskDataArguments:
     def __post_init__(self) -> None:
         if self.max_length < SHORTEST:
             raise UsageError(f"data.max_length: {self.max_length} tokens hold no text; give {SHORTEST} or more")
+        if self.neighbours < 0:
+            raise UsageError(f"data.neighbours: {self.neighbours} rows cannot be read; give 0 or more")
         if not 0 <= self.word_dropout < 1:
             raise UsageError(f"data.word_dropout: {self.word_dropout} is no share of the tokens; give one from 0 to 1")
 

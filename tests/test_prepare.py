@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import cached_assets_path
 
-from hftk.data.corpus import open_corpus, prepare_corpus
+from hftk.data.corpus import open_corpus, prepare_corpus, token_counts
 from hftk.data.tokenizer import load_tokenizer
 from hftk.errors import UsageError
 from hftk.prepare import prepare
@@ -170,6 +171,8 @@ def test_languages_are_told_apart(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     (manifest,) = tmp_path.glob("run/data/*/manifest.json")
     corpus = open_corpus(manifest.parent)
+    tokens = corpus.train.tokens[:]  # of both shards
+    assert token_counts(corpus, 1 << 16).tolist() == np.bincount(tokens, minlength=1 << 16).tolist()
     kept = texts_of(recipe(), corpus)
     assert {*kept["train"], *kept["validation"]} == set(korean[-100:])
     assert corpus.manifest["dropped"]["language"] == 270

@@ -170,6 +170,8 @@ def test_neighbours_of_a_task_that_has_none_are_refused(checkpoints, tmp_path):
     recipe_for(tmp_path, checkpoints, "n2n", "hftk")
     with pytest.raises(UsageError, match="data.neighbours: this n2n has no text and target"):
         load_finetune_recipe(tmp_path / "recipe.yaml", ["--data.neighbours", "2"])
+    with pytest.raises(UsageError, match="data.neighbours: -1 rows cannot be read"):
+        load_finetune_recipe(tmp_path / "recipe.yaml", ["--data.neighbours", "-1"])
 
 
 def test_a_model_type_without_the_head_is_refused_in_one_line(checkpoints, tmp_path):

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from hftk.data import writing
-from hftk.data.corpus import DataArguments, open_corpus, prepare_corpus, training_documents
+from hftk.data.corpus import DataArguments, open_corpus, prepare_corpus, token_counts, training_documents
 from hftk.data.tokenizer import TokenizerArguments, train_tokenizer
 from hftk.errors import UsageError
 
@@ -67,6 +67,11 @@ def test_the_manifest_counts_what_was_kept_and_what_was_dropped(tmp_path, tokeni
     assert corpus.manifest["dropped"] == {"broken": 1, "duplicate": 51, "empty": 1}
     assert corpus.manifest["first_dropped"]["broken"].endswith("train.txt:303")
     assert "51 duplicate" in corpus.summary() and "train.txt:303" in corpus.summary()
+
+
+def test_tokens_are_counted_over_the_whole_training_text(tmp_path, tokenizer):
+    corpus = prepare(tmp_path, tokenizer, validation_share=0.2)
+    assert token_counts(corpus, 500, chunk=7).tolist() == np.bincount(corpus.train.tokens, minlength=500).tolist()
 
 
 def test_of_equal_texts_the_first_is_kept(tmp_path, tokenizer):

@@ -53,6 +53,9 @@ def test_a_changed_field_of_the_config_is_named(copy):
     said = verify(copy)
     assert said[0] == "config.json: classifier_pooling was 'mean', is 'first'"
     assert said[1].startswith("outputs: ")
+    del config["head_dim"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "config.json: head_dim was None, is 'not there'" in verify(copy)
 
 
 def test_another_dtype_is_named(copy):
