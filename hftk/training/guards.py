@@ -18,6 +18,7 @@ REMEMBERED = 100  # losses of steps before
 FEWEST = 20  # of them, before a loss can be far off
 DISK_FULL = ("No space left on device", "file write failed", "unexpected pos")  # what safetensors and torch say of it
 OUT_OF_REACH = ("gloo/transport", "caused pair closure", "closed by peer", "reset by peer")  # what gloo says of others
+WORKER_DIED = "training.dataloader_num_workers: a worker died, often for lack of memory; give fewer, and add --resume"
 
 
 @dataclass
@@ -119,6 +120,10 @@ def in_one_line(training: TrainingArguments) -> Iterator[None]:
         if not str(error).startswith("Invalid "):  # how all of torch's optimizers begin
             raise
         raise UsageError(f"training: {error}; correct what the recipe gives") from error
+    except (ConnectionError, EOFError) as error:
+        if not training.dataloader_num_workers:
+            raise
+        raise UsageError(WORKER_DIED) from error  # it was asked for the memory of a batch that it had announced
     except (RuntimeError, MemoryError, SafetensorError) as error:
         said = str(error)
         if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
@@ -129,9 +134,7 @@ def in_one_line(training: TrainingArguments) -> Iterator[None]:
                 "(training.save_total_limit), and add --resume"
             ) from error
         if "DataLoader worker" in said:
-            raise UsageError(
-                "training.dataloader_num_workers: a worker died, often for lack of memory; give fewer, and add --resume"
-            ) from error
+            raise UsageError(WORKER_DIED) from error
         if isinstance(error, DistError) or any(words in said for words in OUT_OF_REACH):
             raise UsageError(
                 "training.ddp_timeout: another process has died, or was out of reach for "

@@ -9,16 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoTokenizer, TrainingArguments
 
 from hftk.cli import main
+from hftk.errors import UsageError
 from hftk.finetune import finetune
 from hftk.finetune_recipe import load_finetune_recipe
 from hftk.tasks.rows import write_rows
-from hftk.training.guards import FEWEST, Guard, GuardArguments
+from hftk.training.guards import FEWEST, Guard, GuardArguments, in_one_line
 from hftk.training.trainer import read_log
 
 ANIMALS, VERBS = ["고양이가", "개가", "새가"], ["잔다", "먹는다", "운다"]
@@ -52,6 +55,35 @@ def test_a_loss_far_off_is_told_and_forgotten(losses, odd):
     assert guard.fault(losses[0], math.nan) and guard.in_a_row == 3
     assert guard.fault(losses[0], 1.0) is None and guard.in_a_row == 0
     assert Guard(GuardArguments()).fault(odd, 1.0) is None
+
+
+class Dying(Dataset):
+    """What the system does to a process that is killed, as far as closing its files, after its first row."""
+
+    def __init__(self, gone: Path):
+        self.gone = gone
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        if row == 1:
+            time.sleep(0.5)  # a thread sends the first row
+            os.closerange(3, 1024)
+            self.gone.touch()
+            while self.gone.exists():
+                time.sleep(0.01)
+        return torch.ones(1)
+
+
+def test_a_worker_that_dies_while_its_batch_is_fetched_is_told(tmp_path):
+    training = TrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=1, use_cpu=True)
+    batches = iter(DataLoader(Dying(tmp_path / "gone"), num_workers=1))
+    while not (tmp_path / "gone").exists():
+        time.sleep(0.01)
+    with pytest.raises(UsageError, match="training.dataloader_num_workers: a worker died"), in_one_line(training):
+        next(batches)
+    (tmp_path / "gone").unlink()
 
 
 @pytest.fixture
