@@ -20,7 +20,7 @@ from hftk.tasks.conllu import parse_sentences, utf8_lines
 from hftk.tasks.neighbours import Neighbours, load_neighbours
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Task
-from hftk.training.finetuning import predict_examples
+from hftk.training.prediction import predict_examples
 from hftk.training.retention import backbone_parameters, put_back
 from hftk.training.runtime import faster_dtype, keep_pages
 from hftk.training.transfer import backbone_of
@@ -182,11 +182,12 @@ def _reading_once(backbone: torch.nn.Module, read: dict[tuple[Any, ...], Any]) -
     def once(input_ids: torch.Tensor, **kwargs: Any) -> Any:
         given = tuple(sorted(name for name, value in kwargs.items() if value is not None and value is not False))
         key = (parts, input_ids.shape, input_ids.cpu().numpy().tobytes(), given)
-        if key not in read:
+        outputs = read.get(key)
+        if outputs is None:
             if len(read) >= CHUNK:
                 read.clear()
-            read[key] = forward(input_ids=input_ids, **kwargs)
-        return read[key]
+            outputs = read[key] = forward(input_ids=input_ids, **kwargs)
+        return outputs
 
     return once
 

@@ -26,7 +26,7 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}
-MODEL_MAY_IMPORT = {"torch", "transformers", *sys.stdlib_module_names}
+MODEL_MAY_IMPORT = {"torch", "transformers", "numpy", *sys.stdlib_module_names}
 
 
 def imports(path: Path) -> set[tuple[str, ...]]:
@@ -70,7 +70,7 @@ def test_arrows_point_one_way(path: Path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "hftk/model").glob("*.py")), ids=lambda path: path.name)
-def test_model_travels_with_torch_and_transformers_alone(path: Path):
+def test_model_travels_with_transformers_and_what_that_needs(path: Path):
     for parts in imports(path):
         assert parts[0] in MODEL_MAY_IMPORT or parts[:2] == ("hftk", "model"), ".".join(parts)
 

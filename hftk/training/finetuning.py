@@ -1,14 +1,13 @@
-"""Fine-tuning's Trainer: one loop predicts, for the scores of a training and for `hftk predict`."""
+"""Fine-tuning's Trainer."""
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +18,7 @@ from transformers.utils import ModelOutput
 from hftk.data.packing import PackedRows
 from hftk.tasks.rows import Row
 from hftk.tasks.task import IGNORED, Example, Features, Task
+from hftk.training.prediction import predict_examples
 from hftk.training.sampling import StepsOfLikeLengths, TrainingRows
 from hftk.training.trainer import HftkTrainer
 from hftk.training.transfer import TransferArguments, backbone_names, backbone_of, layer_learning_rates, rest
@@ -266,50 +266,3 @@ def hide_words(input_ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase, shar
     special = torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids, device=input_ids.device))
     hidden = torch.rand(input_ids.shape, device=input_ids.device) < share
     return input_ids.masked_fill(hidden & ~special, tokenizer.mask_token_id)
-
-
-@torch.no_grad()
-def predict_examples(
-    task: Task,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    names: list[str],
-    batch_size: int,
-    process_index: int = 0,
-    num_processes: int = 1,
-) -> tuple[list[Any], float]:
-    """
-    Predicts for every row, in batches of like lengths.
-
-    Args:
-        task ([`Task`]), model ([`PreTrainedModel`]), tokenizer, names (`list[str]`): as fine-tuning left them.
-        examples (`Sequence[Example]`): the rows, encoded.
-        batch_size (`int`): windows a batch.
-        process_index (`int`, defaults to 0), num_processes (`int`, defaults to 1):
-            each process takes every n-th batch, and all get all predictions.
-
-    Returns:
-        A prediction for each row, in order, and the mean loss of all batches weighed by their rows, nan without labels.
-    """
-    model.eval()
-    windows = [(row, place) for row, example in enumerate(examples) for place in range(len(example.features))]
-    windows.sort(key=lambda window: -len(examples[window[0]].features[window[1]]["input_ids"]))
-    found: list[tuple[tuple[int, int], Any]] = []
-    losses: list[tuple[float, int]] = []
-    for first in range(batch_size * process_index, len(windows), batch_size * num_processes):
-        places = windows[first : first + batch_size]
-        batch = task.collate([examples[row].features[place] for row, place in places], tokenizer, model)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        loss, outputs = task.forward(model, batch)
-        found += zip(places, task.predict(model, batch, outputs, tokenizer), strict=True)
-        losses.append((float("nan") if loss is None else loss.item(), len(places)))
-    if num_processes > 1:
-        found, losses = gather_object(found), gather_object(losses)
-
-    raw = dict(found)
-    predictions = [
-        task.join(example, [raw[row, place] for place in range(len(example.features))], names)
-        for row, example in enumerate(examples)
-    ]
-    return predictions, sum(loss * rows for loss, rows in losses) / max(1, len(windows))
