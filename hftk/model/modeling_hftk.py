@@ -1,13 +1,12 @@
 """A Transformer encoder-decoder whose every architectural choice is a field of [`HftkConfig`], and its heads."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -34,8 +33,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_hftk import HftkConfig
 
-ROWS_AT_ONCE = 256  # of logits over the vocabulary
+ROWS_AT_ONCE = 128  # of logits over the vocabulary
 SCORES_AT_ONCE = 1 << 20  # of attention
+FEATURES_AT_ONCE = 1 << 19  # of tokens' states
 
 
 def shift_tokens_right(
@@ -256,34 +256,57 @@ def relative_buckets(distance: torch.Tensor, bidirectional: bool, buckets: int, 
     return result + torch.where(distance < exact, distance, far)
 
 
+def some_tokens(*states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """(…, features) each, as the views (tokens, features) of as many tokens as come to `FEATURES_AT_ONCE`."""
+    rows = [some.flatten(0, -2) for some in states]
+    size = max(1, FEATURES_AT_ONCE // rows[0].shape[-1])
+    for start in range(0, len(rows[0]), size):
+        yield tuple(some[start : start + size] for some in rows)
+
+
 class HftkLayerNorm(nn.LayerNorm):
     """LayerNorm: each token by its own mean and variance. Takes and ignores the mask that [`HftkBatchNorm`] needs."""
 
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        return super().forward(hidden_states)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        token_mask: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        return super().forward(hidden_states).to(dtype or hidden_states.dtype)
 
 
 class RMSNormOnCPU(torch.autograd.Function):
     """
-    `nn.functional.rms_norm`, which has no kernel of its own on a CPU: in fewer passes over memory, forward and
-    backward, it takes two fifths of the time.
+    `nn.functional.rms_norm`, which has no kernel of its own on a CPU, for a few tokens at a time, which stay in a
+    processor's cache. What it gives, and what it keeps for the backward pass, is in the dtype of who reads it.
     """
 
     @staticmethod
-    def forward(ctx, states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx, states: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
         width = states.shape[-1]
         scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
-        ctx.save_for_backward(states, weight, scale)
-        return (states * scale).mul_(weight)
+        normalised, output = torch.empty_like(states, dtype=dtype), torch.empty_like(states, dtype=dtype)
+        for some_states, some_scale, some_normalised, some_output in some_tokens(states, scale, normalised, output):
+            exact = some_states * some_scale
+            some_normalised[:] = exact
+            some_output[:] = exact.mul_(weight)
+        ctx.save_for_backward(normalised, weight, scale)
+        return output
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        states, weight, scale = ctx.saved_tensors
-        normalised = states * scale
-        product = gradient * normalised
-        mean = (product @ weight)[..., None] / states.shape[-1]
-        states_gradient = torch.addcmul(gradient * weight, normalised, mean, value=-1).mul_(scale)
-        return states_gradient, product.flatten(0, -2).sum(dim=0), None
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        normalised, weight, scale = ctx.saved_tensors
+        to_states, to_weight = torch.empty_like(normalised, dtype=weight.dtype), torch.zeros_like(weight)
+        chunks = some_tokens(gradient, normalised, scale, to_states)
+        for some_gradient, some_normalised, some_scale, some_to_states in chunks:
+            exact, to_output = some_normalised.to(weight.dtype), some_gradient.to(weight.dtype)
+            product = to_output * exact
+            mean = (product @ weight)[:, None] / len(weight)
+            torch.addcmul(to_output * weight, exact, mean, value=-1, out=some_to_states).mul_(some_scale)
+            to_weight += product.sum(dim=0)
+        return to_states, to_weight, None, None
 
 
 class HftkRMSNorm(nn.RMSNorm):
@@ -291,13 +314,19 @@ class HftkRMSNorm(nn.RMSNorm):
 
     eps: float
 
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        token_mask: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        dtype = dtype or hidden_states.dtype
         if hidden_states.device.type == "cpu" and hidden_states.dtype == self.weight.dtype in (
             torch.float32,
             torch.float64,
         ):
-            return RMSNormOnCPU.apply(hidden_states, self.weight, self.eps)
-        return super().forward(hidden_states)
+            return RMSNormOnCPU.apply(hidden_states, self.weight, self.eps, dtype)
+        return super().forward(hidden_states).to(dtype)
 
 
 class HftkBatchNorm(nn.BatchNorm1d):
@@ -312,7 +341,12 @@ class HftkBatchNorm(nn.BatchNorm1d):
     num_batches_tracked: torch.Tensor
     momentum: float
 
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        token_mask: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
         if not self.training:
             mean, variance = self.running_mean, self.running_var
         else:
@@ -327,14 +361,19 @@ class HftkBatchNorm(nn.BatchNorm1d):
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
         normalised = (hidden_states.float() - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-        return normalised.to(hidden_states.dtype)
+        return normalised.to(dtype or hidden_states.dtype)
 
 
 class HftkNoNorm(nn.Module):
     """No normalisation, to see what it was good for."""
 
-    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        return hidden_states
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        token_mask: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        return hidden_states.to(dtype or hidden_states.dtype)
 
 
 def build_norm(config: HftkConfig) -> nn.Module:
@@ -523,6 +562,68 @@ class HftkAttention(nn.Module):
         return self.out_proj(output.flatten(2)), weights
 
 
+def activated(activation: Callable, first: torch.Tensor, gates: torch.Tensor | None = None) -> torch.Tensor:
+    return activation(first) if gates is None else activation(first) * gates
+
+
+class FeedForwardInChunks(torch.autograd.Function):
+    """
+    [`HftkFeedForward`] for a few tokens at a time, so that what is between its linear layers stays in a processor's
+    cache. Of that the backward pass has what W1 and W3 gave; it computes the rest again.
+    """
+
+    @staticmethod
+    def forward(ctx, states: torch.Tensor, activation: Callable, *layers: torch.Tensor | None) -> torch.Tensor:
+        """(…, d_model), act, the weight and the bias of W2, of W1 and perhaps of W3 → (…, d_model)"""
+        states = states.to(product_dtype(states))
+        matrices = [matrix.to(states.dtype) for matrix in layers[::2] if matrix is not None]
+        offsets = [None if offset is None else offset.to(states.dtype) for offset in layers[1::2]]
+        output = torch.empty_like(states)
+        kept = [states.new_empty(*states.shape[:-1], len(matrix)) for matrix in matrices[1:]]
+        for *some_kept, some_states, some_output in some_tokens(*kept, states, output):
+            for place, some in enumerate(some_kept, start=1):
+                linear(some_states, matrices[place], offsets[place], out=some)
+            linear(activated(activation, *some_kept), matrices[0], offsets[0], out=some_output)
+        ctx.save_for_backward(states, *layers, *kept)
+        ctx.activation = activation
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        states, *rest = ctx.saved_tensors
+        count = len(ctx.needs_input_grad) - 2
+        layers, kept = rest[:count], rest[count:]
+        matrices = [matrix.to(states.dtype) for matrix in layers[::2]]
+        to_layers = [
+            torch.zeros_like(part) if wanted else None
+            for part, wanted in zip(layers, ctx.needs_input_grad[2:], strict=True)
+        ]
+        to_states = torch.empty_like(states)
+        for *some_kept, some_states, some_gradient, some_to_states in some_tokens(*kept, states, gradient, to_states):
+            some_kept = [some.detach().requires_grad_() for some in some_kept]
+            with torch.enable_grad():
+                inner = activated(ctx.activation, *some_kept)
+            of_kept = torch.autograd.grad(inner, some_kept, some_gradient @ matrices[0])
+            torch.mm(of_kept[0], matrices[1], out=some_to_states)
+            if len(of_kept) > 1:
+                some_to_states.addmm_(of_kept[1], matrices[2])
+            read_and_given = [(inner.detach(), some_gradient), *((some_states, given) for given in of_kept)]
+            for place, (read, given) in enumerate(read_and_given):
+                if (to_weight := to_layers[2 * place]) is not None:
+                    to_weight += given.T @ read
+                if (to_bias := to_layers[2 * place + 1]) is not None:
+                    to_bias += given.sum(dim=0)
+        return to_states, None, *to_layers
+
+
+def linear(states: torch.Tensor, matrix: torch.Tensor, offset: torch.Tensor | None, out: torch.Tensor) -> None:
+    if offset is None:
+        torch.mm(states, matrix.T, out=out)
+    else:
+        torch.addmm(offset, states, matrix.T, out=out)
+
+
 class HftkFeedForward(nn.Module):
     """W2 act(W1 x), or W2 (act(W1 x) ⊙ W3 x) when gated (Shazeer 2020)."""
 
@@ -535,15 +636,14 @@ class HftkFeedForward(nn.Module):
         self.fc3 = nn.Linear(config.d_model, ffn_dim, bias=config.use_bias) if config.gated_feed_forward else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        first = self.fc1(hidden_states)
-        gates = None if self.fc3 is None else self.fc3(hidden_states)
-        if first.requires_grad and first.device.type == "cpu" and not self.activation_dropout:
-            # what is cheap to compute again is not kept: half of this layer's memory for a hundredth of a step's time
-            return checkpoint(self.last, first, gates, use_reentrant=False, preserve_rng_state=False)
-        return self.last(first, gates)
-
-    def last(self, first: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
-        inner = self.activation(first) if gates is None else self.activation(first) * gates
+        layers = [layer for layer in (self.fc2, self.fc1, self.fc3) if layer is not None]
+        in_chunks = torch.is_grad_enabled() and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
+        if (
+            in_chunks and not self.activation_dropout and all(type(layer) is nn.Linear for layer in layers)
+        ):  # no adapter
+            weights = [part for layer in layers for part in (layer.weight, layer.bias)]
+            return FeedForwardInChunks.apply(hidden_states, self.activation.forward, *weights)
+        inner = activated(self.activation, *(layer(hidden_states) for layer in layers[1:]))
         return self.fc2(nn.functional.dropout(inner, p=self.activation_dropout, training=self.training))
 
 
@@ -575,8 +675,8 @@ class HftkLayer(GradientCheckpointingLayer):
         """
         pre: x + block(norm(x)); post: norm(x + block(x)); without residual connections, the x in front falls away.
         """
-        states = norm(hidden_states, token_mask) if self.pre_norm else hidden_states
-        output = block(states.to(product_dtype(states)))  # once, and not for each linear layer that reads it
+        dtype = product_dtype(hidden_states)  # cast once, and not by each linear layer that reads it
+        output = block(norm(hidden_states, token_mask, dtype) if self.pre_norm else hidden_states.to(dtype))
         output = nn.functional.dropout(output, p=self.dropout, training=self.training)
         if self.residual:
             output = hidden_states + output
@@ -1225,11 +1325,12 @@ class HftkEncoderDecoderBase(HftkPreTrainedModel):
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
+        states = encoder_outputs.last_hidden_state
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
-            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=states.to(product_dtype(states)),  # once, and not by each layer that reads it
             encoder_attention_mask=attention_mask,
             encoder_position_ids=position_ids,
             past_key_values=past_key_values,

@@ -1,11 +1,12 @@
 """How to run on this machine: what is fastest is measured once, on the run's own batches, and kept in its recipe."""
 
-import copy
 import ctypes
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -54,11 +55,11 @@ def choose_runtime(
     muon: bool = False,
 ) -> RuntimeArguments:
     """
-    Measure what the recipe leaves open: the dtype by a matrix product, then the attention kernel by training steps of a
-    copy of the model.
+    Measure what the recipe leaves open: the dtype by a matrix product, then the attention kernel by training steps of
+    some of the rows, then a step.
 
     Args:
-        model ([`PreTrainedModel`]): is left as it is, and so are torch's random numbers.
+        model ([`PreTrainedModel`]): moves to `device`; else it is left as it is, and so are torch's random numbers.
         batches (`list[dict[str, torch.Tensor]]`): the run's own first batches.
         given ([`RuntimeArguments`]): what is not None is kept.
         device (`torch.device`): where the run trains.
@@ -68,15 +69,32 @@ def choose_runtime(
         [`RuntimeArguments`] without a None.
     """
     random_state = torch.get_rng_state()
+    training_before, kernel_before = model.training, model.config._attn_implementation
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     dtype = given.dtype or faster_dtype(device)
-    seconds = {}
-    for kernel in [given.attn_implementation] if given.attn_implementation else KERNELS:
-        probe = copy.deepcopy(model).to(device).train()
-        probe.set_attn_implementation(kernel)
-        seconds[kernel] = seconds_per_step(probe, batches, getattr(torch, dtype), device, muon=muon)
+    measure = partial(seconds_per_step, model.to(device).train(), dtype=getattr(torch, dtype), device=device, muon=muon)
+
+    kernel = given.attn_implementation or fastest_kernel(model, batches, measure)
+    model.set_attn_implementation(kernel)
+    seconds_a_step = measure(batches)
+
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    model.train(training_before).set_attn_implementation(kernel_before)
     torch.set_rng_state(random_state)
-    fastest = min(seconds, key=lambda kernel: seconds[kernel])
-    return RuntimeArguments(dtype, fastest, seconds[fastest])
+    return RuntimeArguments(dtype, kernel, seconds_a_step)
+
+
+def fastest_kernel(
+    model: PreTrainedModel, batches: list[dict[str, torch.Tensor]], measure: Callable[..., float]
+) -> Kernel:
+    """By a quarter of the rows, since one kernel needs more memory than another, and the run only what it chooses."""
+    some_rows = [{name: tensor[: math.ceil(len(tensor) / 4)] for name, tensor in batch.items()} for batch in batches]
+    seconds: dict[Kernel, float] = {}
+    for kernel in KERNELS:
+        model.set_attn_implementation(kernel)
+        seconds[kernel] = measure(some_rows)
+    return min(seconds, key=lambda kernel: seconds[kernel])
 
 
 @torch.enable_grad()
@@ -111,9 +129,9 @@ def seconds_per_step(
 ) -> float:
     """
     Mean seconds of forward, backward and the update (AdamW's, or with `muon` that of [`MuonAdamW`]) over `batches`, the
-    first of which also serves to warm up.
+    first of which also serves to warm up. The learning rate is 0: the parameters stay what they are.
     """
-    optimizer = MuonAdamW(model, lr=1e-6) if muon else torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = MuonAdamW(model, lr=0.0) if muon else torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):

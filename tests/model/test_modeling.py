@@ -26,7 +26,7 @@ from hftk import (
 )
 from hftk.model import modeling_hftk
 from hftk.model.configuration_hftk import PRESETS
-from hftk.model.modeling_hftk import RMSNormOnCPU, lm_loss
+from hftk.model.modeling_hftk import HftkFeedForward, RMSNormOnCPU, lm_loss
 
 
 def ids(*shape: int) -> torch.Tensor:
@@ -183,12 +183,36 @@ def test_no_residual_and_no_norm_are_what_they_say(build):
         torch.testing.assert_close(model.encoder(input_ids=source).last_hidden_state, layer.feed_forward(attended))
 
 
-def test_rms_norm_on_a_cpu_is_that_of_torch():
+def test_rms_norm_on_a_cpu_is_that_of_torch(monkeypatch):
+    monkeypatch.setattr(modeling_hftk, "FEATURES_AT_ONCE", 24)  # 4 tokens at a time
     states = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, dtype=torch.float64, requires_grad=True)
+
+    def norm(states, weight):
+        return RMSNormOnCPU.apply(states, weight, 1e-6, torch.float64)
+
     expected = torch.nn.functional.rms_norm(states, (6,), weight, 1e-6)
-    torch.testing.assert_close(RMSNormOnCPU.apply(states, weight, 1e-6), expected, rtol=1e-12, atol=0)
-    assert torch.autograd.gradcheck(lambda *inputs: RMSNormOnCPU.apply(*inputs, 1e-6), (states, weight))
+    torch.testing.assert_close(norm(states, weight), expected, rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(norm, (states, weight))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_feed_forward_layer_in_chunks_is_that_of_torch(monkeypatch, gated, bias):
+    monkeypatch.setattr(modeling_hftk, "FEATURES_AT_ONCE", 24)  # 2 tokens at a time
+    sizes = {"d_model": 16, "encoder_ffn_dim": 12, "activation_function": "gelu"}
+    layer = HftkFeedForward(HftkConfig(use_bias=bias, gated_feed_forward=gated, **sizes), 12).double()
+    states = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True)
+    inner = torch.nn.functional.gelu(layer.fc1(states))
+    if layer.fc3 is not None:
+        inner = inner * layer.fc3(states)
+    assert type(layer(states).grad_fn).__name__ == "FeedForwardInChunksBackward"
+    torch.testing.assert_close(layer(states), layer.fc2(inner), rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(layer, (states,))
+    weights = list(layer.parameters())
+    direction = torch.randn(3, 5, 16, dtype=torch.float64)
+    expected = torch.autograd.grad(layer.fc2(inner), weights, direction)
+    torch.testing.assert_close(torch.autograd.grad(layer(states), weights, direction), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,0 +1,26 @@
+import torch
+
+from hftk import HftkConfig, HftkForConditionalGeneration
+from hftk.training.runtime import KERNELS, RuntimeArguments, choose_runtime
+
+
+def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were():
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = HftkConfig(vocab_size=50, norm_type="batch_norm", use_bias=True, dropout=0.1, **sizes, **heads)
+    model = HftkForConditionalGeneration(config).eval()
+    model.set_attn_implementation("sdpa")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    batches = [{"input_ids": torch.full((5, 7), 9), "labels": torch.full((5, 4), 8)}] * 2
+    for muon in (False, True):
+        chosen = choose_runtime(model, batches, RuntimeArguments(), torch.device("cpu"), muon)
+        assert chosen.dtype and chosen.attn_implementation in KERNELS and chosen.seconds_per_step
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert model.config._attn_implementation == "sdpa" and not model.training
+        assert all(parameter.grad is None for parameter in model.parameters())
+    kept = RuntimeArguments(dtype="float32", attn_implementation="eager")
+    chosen = choose_runtime(model, batches, kept, torch.device("cpu"))
+    assert (chosen.dtype, chosen.attn_implementation) == ("float32", "eager")
