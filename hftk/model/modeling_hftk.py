@@ -35,7 +35,8 @@ from .configuration_hftk import HftkConfig
 
 ROWS_AT_ONCE = 128  # of logits over the vocabulary
 SCORES_AT_ONCE = 1 << 20  # of attention
-FEATURES_AT_ONCE = 1 << 19  # of tokens' states
+NORMALISED_AT_ONCE = 1 << 18  # features
+INNER_AT_ONCE = 1 << 21  # features of a feed-forward layer
 
 
 def shift_tokens_right(
@@ -256,10 +257,10 @@ def relative_buckets(distance: torch.Tensor, bidirectional: bool, buckets: int, 
     return result + torch.where(distance < exact, distance, far)
 
 
-def some_tokens(*states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """(…, features) each, as the views (tokens, features) of as many tokens as come to `FEATURES_AT_ONCE`."""
+def some_tokens(features: int, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """(…, width) each, as views (tokens, width) of as many tokens as have so many features in the first."""
     rows = [some.flatten(0, -2) for some in states]
-    size = max(1, FEATURES_AT_ONCE // rows[0].shape[-1])
+    size = max(1, features // rows[0].shape[-1])
     for start in range(0, len(rows[0]), size):
         yield tuple(some[start : start + size] for some in rows)
 
@@ -287,7 +288,9 @@ class RMSNormOnCPU(torch.autograd.Function):
         width = states.shape[-1]
         scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
         normalised, output = torch.empty_like(states, dtype=dtype), torch.empty_like(states, dtype=dtype)
-        for some_states, some_scale, some_normalised, some_output in some_tokens(states, scale, normalised, output):
+        for some_states, some_scale, some_normalised, some_output in some_tokens(
+            NORMALISED_AT_ONCE, states, scale, normalised, output
+        ):
             exact = some_states * some_scale
             some_normalised[:] = exact
             some_output[:] = exact.mul_(weight)
@@ -299,7 +302,7 @@ class RMSNormOnCPU(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         normalised, weight, scale = ctx.saved_tensors
         to_states, to_weight = torch.empty_like(normalised, dtype=weight.dtype), torch.zeros_like(weight)
-        chunks = some_tokens(gradient, normalised, scale, to_states)
+        chunks = some_tokens(NORMALISED_AT_ONCE, gradient, normalised, scale, to_states)
         for some_gradient, some_normalised, some_scale, some_to_states in chunks:
             exact, to_output = some_normalised.to(weight.dtype), some_gradient.to(weight.dtype)
             product = to_output * exact
@@ -580,7 +583,7 @@ class FeedForwardInChunks(torch.autograd.Function):
         offsets = [None if offset is None else offset.to(states.dtype) for offset in layers[1::2]]
         output = torch.empty_like(states)
         kept = [states.new_empty(*states.shape[:-1], len(matrix)) for matrix in matrices[1:]]
-        for *some_kept, some_states, some_output in some_tokens(*kept, states, output):
+        for *some_kept, some_states, some_output in some_tokens(INNER_AT_ONCE, *kept, states, output):
             for place, some in enumerate(some_kept, start=1):
                 linear(some_states, matrices[place], offsets[place], out=some)
             linear(activated(activation, *some_kept), matrices[0], offsets[0], out=some_output)
@@ -600,7 +603,8 @@ class FeedForwardInChunks(torch.autograd.Function):
             for part, wanted in zip(layers, ctx.needs_input_grad[2:], strict=True)
         ]
         to_states = torch.empty_like(states)
-        for *some_kept, some_states, some_gradient, some_to_states in some_tokens(*kept, states, gradient, to_states):
+        chunks = some_tokens(INNER_AT_ONCE, *kept, states, gradient, to_states)
+        for *some_kept, some_states, some_gradient, some_to_states in chunks:
             some_kept = [some.detach().requires_grad_() for some in some_kept]
             with torch.enable_grad():
                 inner = activated(ctx.activation, *some_kept)

@@ -184,7 +184,7 @@ def test_no_residual_and_no_norm_are_what_they_say(build):
 
 
 def test_rms_norm_on_a_cpu_is_that_of_torch(monkeypatch):
-    monkeypatch.setattr(modeling_hftk, "FEATURES_AT_ONCE", 24)  # 4 tokens at a time
+    monkeypatch.setattr(modeling_hftk, "NORMALISED_AT_ONCE", 24)  # 4 tokens at a time
     states = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, dtype=torch.float64, requires_grad=True)
 
@@ -199,7 +199,7 @@ def test_rms_norm_on_a_cpu_is_that_of_torch(monkeypatch):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_feed_forward_layer_in_chunks_is_that_of_torch(monkeypatch, gated, bias):
-    monkeypatch.setattr(modeling_hftk, "FEATURES_AT_ONCE", 24)  # 2 tokens at a time
+    monkeypatch.setattr(modeling_hftk, "INNER_AT_ONCE", 24)  # 2 tokens at a time
     sizes = {"d_model": 16, "encoder_ffn_dim": 12, "activation_function": "gelu"}
     layer = HftkFeedForward(HftkConfig(use_bias=bias, gated_feed_forward=gated, **sizes), 12).double()
     states = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True)
