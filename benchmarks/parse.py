@@ -22,7 +22,7 @@ from importlib.util import find_spec
 
 from turns import arguments_of, in_turns
 
-from hftk.predict import predict
+from hftk.cli import main
 
 DIRECTORY, FILE = arguments_of(2)
 EPOCHS = 5
@@ -31,7 +31,7 @@ OPTIMIZER = {"lr": 2e-3, "mu": 0.9, "nu": 0.9, "eps": 1e-12, "weight_decay": 0, 
 
 
 def ours() -> dict[str, float]:
-    return rate(lambda output: predict(DIRECTORY, input=FILE, output=output))
+    return rate(lambda output: main(["predict", DIRECTORY, "--input", FILE, "--output", output]))
 
 
 def supar(tree: bool) -> dict[str, float]:
@@ -55,7 +55,7 @@ def train_supar() -> None:
     parser.train(**files, epochs=EPOCHS, verbose=False)
 
 
-def rate(parse: Callable[[str], None]) -> dict[str, float]:
+def rate(parse: Callable[[str], object]) -> dict[str, float]:
     """Of the second of two times: the first one imports."""
     with tempfile.TemporaryDirectory() as folder:
         parse(f"{folder}/first.conllu")

@@ -8,6 +8,7 @@ SIGTERM has ended a training, whose last step is saved.
 
 import argparse
 import errno
+import gc
 import os
 import sys
 from pathlib import Path
@@ -122,6 +123,7 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def predict(options: argparse.Namespace, overrides: list[str]) -> None:
     """Rows in, the same rows with a task model's predictions out."""
+    gc.set_threshold(100_000, 50, 50)  # to search all that is imported takes as long as to predict hundreds of rows
     from hftk.predict import predict
 
     predict(options.directory, options.input, options.output, options.format)

@@ -277,6 +277,12 @@ class HftkLayerNorm(nn.LayerNorm):
         return super().forward(hidden_states).to(dtype or hidden_states.dtype)
 
 
+def inverse_rms(states: torch.Tensor, eps: float) -> torch.Tensor:
+    """(…, width) → (…, 1)"""
+    width = states.shape[-1]
+    return torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
+
+
 class RMSNormOnCPU(torch.autograd.Function):
     """
     `nn.functional.rms_norm`, which has no kernel of its own on a CPU, for a few tokens at a time, which stay in a
@@ -285,8 +291,7 @@ class RMSNormOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
-        width = states.shape[-1]
-        scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
+        scale = inverse_rms(states, eps)
         normalised, output = torch.empty_like(states, dtype=dtype), torch.empty_like(states, dtype=dtype)
         for some_states, some_scale, some_normalised, some_output in some_tokens(
             NORMALISED_AT_ONCE, states, scale, normalised, output
@@ -324,12 +329,12 @@ class HftkRMSNorm(nn.RMSNorm):
         dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         dtype = dtype or hidden_states.dtype
-        if hidden_states.device.type == "cpu" and hidden_states.dtype == self.weight.dtype in (
-            torch.float32,
-            torch.float64,
-        ):
-            return RMSNormOnCPU.apply(hidden_states, self.weight, self.eps, dtype)
-        return super().forward(hidden_states).to(dtype)
+        exact = hidden_states.dtype == self.weight.dtype in (torch.float32, torch.float64)
+        if not exact or hidden_states.device.type != "cpu":
+            return super().forward(hidden_states).to(dtype)
+        if not torch.is_grad_enabled():
+            return (hidden_states * inverse_rms(hidden_states, self.eps)).mul_(self.weight).to(dtype)
+        return RMSNormOnCPU.apply(hidden_states, self.weight, self.eps, dtype)
 
 
 class HftkBatchNorm(nn.BatchNorm1d):

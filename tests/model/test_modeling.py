@@ -26,7 +26,7 @@ from hftk import (
 )
 from hftk.model import modeling_hftk
 from hftk.model.configuration_hftk import PRESETS
-from hftk.model.modeling_hftk import HftkFeedForward, RMSNormOnCPU, lm_loss
+from hftk.model.modeling_hftk import HftkFeedForward, HftkRMSNorm, RMSNormOnCPU, lm_loss
 
 
 def ids(*shape: int) -> torch.Tensor:
@@ -194,6 +194,10 @@ def test_rms_norm_on_a_cpu_is_that_of_torch(monkeypatch):
     expected = torch.nn.functional.rms_norm(states, (6,), weight, 1e-6)
     torch.testing.assert_close(norm(states, weight), expected, rtol=1e-12, atol=0)
     assert torch.autograd.gradcheck(norm, (states, weight))
+    module = HftkRMSNorm(6, eps=1e-6).double()
+    module.weight = torch.nn.Parameter(weight)
+    with torch.no_grad():
+        torch.testing.assert_close(module(states), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("bias", [False, True])
