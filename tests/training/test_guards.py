@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,32 +60,40 @@ def test_a_loss_far_off_is_told_and_forgotten(losses, odd):
 
 
 class Dying(Dataset):
-    """What the system does to a process that is killed, as far as closing its files, after its first row."""
+    """Does what the system does to a process that is killed, as far as closing its files, once its first row is out."""
 
-    def __init__(self, gone: Path):
-        self.gone = gone
+    def __init__(self, folder: Path):
+        self.sent, self.gone = folder / "sent", folder / "gone"
 
     def __len__(self) -> int:
         return 2
 
     def __getitem__(self, row: int) -> torch.Tensor:
         if row == 1:
-            time.sleep(0.5)  # a thread sends the first row
+            wait_until(self.sent.exists)
             os.closerange(3, 1024)
             self.gone.touch()
-            while self.gone.exists():
-                time.sleep(0.01)
+            wait_until(lambda: not self.gone.exists())
         return torch.ones(1)
 
 
-def test_a_worker_that_dies_while_its_batch_is_fetched_is_told(tmp_path):
-    training = TrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=1, use_cpu=True)
-    batches = iter(DataLoader(Dying(tmp_path / "gone"), num_workers=1))
-    while not (tmp_path / "gone").exists():
+def wait_until(so: Callable[[], bool]) -> None:
+    while not so():
         time.sleep(0.01)
+
+
+def test_a_worker_that_dies_while_its_batch_is_fetched_is_told(tmp_path):
+    training, rows = (
+        TrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=1, use_cpu=True),
+        Dying(tmp_path),
+    )
+    batches: Any = iter(DataLoader(rows, num_workers=1))
+    wait_until(lambda: not batches._data_queue.empty())
+    rows.sent.touch()
+    wait_until(rows.gone.exists)
     with pytest.raises(UsageError, match="training.dataloader_num_workers: a worker died"), in_one_line(training):
         next(batches)
-    (tmp_path / "gone").unlink()
+    rows.gone.unlink()
 
 
 @pytest.fixture
