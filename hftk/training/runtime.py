@@ -137,6 +137,9 @@ def seconds_per_step(
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss = loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
         loss.backward()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.nan_to_num_()  # even 0 times what is no number would change the parameters
         optimizer.step()
         optimizer.zero_grad()
 

@@ -4,11 +4,26 @@ from hftk import HftkConfig, HftkForConditionalGeneration
 from hftk.training.runtime import KERNELS, RuntimeArguments, choose_runtime
 
 
-def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were():
+def small_model(**fields) -> HftkForConditionalGeneration:
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = HftkConfig(vocab_size=50, norm_type="batch_norm", use_bias=True, dropout=0.1, **sizes, **heads)
-    model = HftkForConditionalGeneration(config).eval()
+    return HftkForConditionalGeneration(HftkConfig(vocab_size=50, **sizes, **heads, **fields))
+
+
+def test_a_batch_that_gives_no_number_leaves_the_model_as_it_was():
+    model = small_model()
+    with torch.no_grad():
+        model.shared.weight[9] = torch.nan
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batches = [{"input_ids": torch.full((5, 7), 9), "labels": torch.full((5, 4), 8)}] * 2
+    for muon in (False, True):
+        choose_runtime(model, batches, RuntimeArguments(), torch.device("cpu"), muon)
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were():
+    model = small_model(norm_type="batch_norm", use_bias=True, dropout=0.1).eval()
     model.set_attn_implementation("sdpa")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random_state = torch.get_rng_state()
