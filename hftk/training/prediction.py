@@ -51,7 +51,7 @@ def predict_examples(
     batches = [windows[first : first + batch_size] for first in firsts]
     found: list[tuple[tuple[int, int], Any]] = []
     losses: list[tuple[float, int]] = []
-    with without_gradients_at_once(min(AT_ONCE, len(batches)), model.device) as map_batches:
+    with threads_that_predict(min(AT_ONCE, len(batches)), model.device) as map_batches:
         for places, (predictions, loss) in zip(batches, map_batches(predict, batches), strict=True):
             found += zip(places, predictions, strict=True)
             losses.append((loss, len(places)))
@@ -67,9 +67,9 @@ def predict_examples(
 
 
 @contextmanager
-def without_gradients_at_once(workers: int, device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
+def threads_that_predict(workers: int, device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
     """
-    A `map` without gradients. On a CPU several threads take part in it and share torch's threads among them: what is
+    Gives a `map` without gradients. On a CPU several threads take part in it and share torch's threads among them: what is
     done in Python for one batch stands beside the arithmetic of another, and a thread that computes alone waits for
     none. They have the autocast of the thread that asks.
     """
