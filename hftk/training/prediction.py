@@ -69,8 +69,8 @@ def predict_examples(
 @contextmanager
 def threads_that_predict(workers: int, device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
     """
-    Gives a `map` without gradients. On a CPU several threads take part in it and share torch's threads among them: what is
-    done in Python for one batch stands beside the arithmetic of another, and a thread that computes alone waits for
+    Gives a `map` without gradients. On a CPU several threads take part in it and share torch's threads among them: what
+    is done in Python for one batch stands beside the arithmetic of another, and a thread that computes alone waits for
     none. They have the autocast of the thread that asks.
     """
     threads, autocast = torch.get_num_threads(), torch.is_autocast_enabled(device.type)
