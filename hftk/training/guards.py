@@ -1,6 +1,7 @@
 """What must not ruin a training: a step that is no number or far off, and a machine that lacks what it needs."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ REMEMBERED = 100  # losses of steps before
 FEWEST = 20  # of them, before a loss can be far off
 DISK_FULL = ("No space left on device", "file write failed", "unexpected pos")  # what safetensors and torch say of it
 OUT_OF_REACH = ("gloo/transport", "caused pair closure", "closed by peer", "reset by peer")  # what gloo says of others
+WORKER_ENDS = 2.0  # seconds, and is cut short by what torch raises
 WORKER_DIED = "training.dataloader_num_workers: a worker died, often for lack of memory; give fewer, and add --resume"
 
 
@@ -115,15 +117,17 @@ def in_one_line(training: TrainingArguments) -> Iterator[None]:
         UsageError: instead of what torch and safetensors raise.
     """
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError) as error:
+            if not training.dataloader_num_workers:
+                raise
+            time.sleep(WORKER_ENDS)  # a killed process closes its files first: torch raises its end a little later
+            raise UsageError(WORKER_DIED) from error
     except ValueError as error:
         if not str(error).startswith("Invalid "):  # how all of torch's optimizers begin
             raise
         raise UsageError(f"training: {error}; correct what the recipe gives") from error
-    except (ConnectionError, EOFError) as error:
-        if not training.dataloader_num_workers:
-            raise
-        raise UsageError(WORKER_DIED) from error  # it was asked for the memory of a batch that it had announced
     except (RuntimeError, MemoryError, SafetensorError) as error:
         said = str(error)
         if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
