@@ -5,7 +5,7 @@ jsonargparse reads and types the values; `recipe_keys` says where a wrong one st
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -163,7 +163,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str], recipe_class: type[R
     path = Path(path)
     known = known_keys(recipe_class)
     arguments, given = read_overrides(overrides, known, read_file_keys(path, known))
-    parser = recipe_parser(recipe_class)
+    left = {key.removeprefix("training.") for key in known.keys() - given.keys() if key.startswith("training.")}
+    parser = recipe_parser(recipe_class, left)
     parser.add_argument("--config", action="config")
     try:
         values = parser.parse_args([f"--config={path}", *arguments])
@@ -180,8 +181,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str], recipe_class: type[R
         raise UsageError(f"{_place(message, path, given)}: {message}") from error
 
 
-def recipe_parser(recipe_class: type) -> ArgumentParser:
-    """The parser of a recipe's keys. Its `format_help()` lists them."""
+def recipe_parser(recipe_class: type, not_given: Set[str] = frozenset()) -> ArgumentParser:
+    """
+    The parser of a recipe's keys. Its `format_help()` lists them.
+
+    Args:
+        recipe_class (`type`): as in [`load_recipe`].
+        not_given (`Set[str]`, *optional*):
+            Keys of `training` to leave to `TrainingArguments`, which has over a hundred: each takes time to type.
+    """
     parser = ArgumentParser(
         exit_on_error=False,
         print_config=None,
@@ -190,7 +198,8 @@ def recipe_parser(recipe_class: type) -> ArgumentParser:
         epilog="The keys of `training` are described at https://huggingface.co/docs/transformers/main_classes/trainer.",
     )
     parser.add_class_arguments(recipe_class, skip={"training"})
-    parser.add_class_arguments(TrainingArguments, "training", default=_training_defaults(recipe_class))
+    defaults = _training_defaults(recipe_class)
+    parser.add_class_arguments(TrainingArguments, "training", default=defaults, skip=set(not_given - defaults.keys()))
     for target, source in GIVEN_ELSEWHERE.items():
         parser.link_arguments(source, target)
     for action in parser._actions:
