@@ -30,9 +30,10 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, PreTrainedModel, set_seed
 
-from hftk.data.corpus import prepare_corpus, token_counts
+from hftk.data.corpus import token_counts
 from hftk.data.objectives import Objective
 from hftk.data.packing import PackedRows, evaluation_rows
+from hftk.data.preparation import prepare_corpus
 from hftk.data.vocabulary import Vocabulary
 from hftk.model.configuration_hftk import HftkConfig
 from hftk.pretrain import build_model, make_tokenizer

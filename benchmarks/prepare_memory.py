@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from hftk.data.corpus import DataArguments, prepare_corpus
+from hftk.data.preparation import DataArguments, prepare_corpus
 from hftk.data.sources import read_documents
 from hftk.data.tokenizer import TokenizerArguments, load_tokenizer, train_tokenizer
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from turns import arguments_of, in_turns
 
-from hftk.data.corpus import DataArguments, encoding_backend, prepare_corpus, training_documents
+from hftk.data.preparation import DataArguments, encoding_backend, prepare_corpus, training_documents
 from hftk.data.tokenizer import TokenizerArguments, load_tokenizer, train_tokenizer
 
 FILE, COLUMN = arguments_of(2)

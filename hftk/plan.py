@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hftk.data.corpus import prepare_corpus, training_documents
 from hftk.data.objectives import Objective
+from hftk.data.preparation import prepare_corpus, training_documents
 from hftk.data.vocabulary import Vocabulary
 from hftk.errors import UsageError
 from hftk.finetune import choose_dtype, load_rows, set_out

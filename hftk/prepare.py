@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftk.data.corpus import (
-    Corpus,
-    check_data,
-    check_sides,
-    corpus_folder,
-    encoding_backend,
-    open_corpus,
-    write_manifest,
-)
+from hftk.data.corpus import Corpus, open_corpus
+from hftk.data.preparation import check_data, check_sides, corpus_folder, encoding_backend, write_manifest
 from hftk.data.writing import SPLITS
 from hftk.errors import UsageError
 from hftk.pretrain import make_tokenizer

@@ -11,9 +11,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hftk.data.corpus import Corpus, needs_prepare, prepare_corpus, token_counts, training_documents
+from hftk.data.corpus import Corpus, token_counts
 from hftk.data.objectives import Objective
 from hftk.data.packing import PackedRows, evaluation_rows
+from hftk.data.preparation import needs_prepare, prepare_corpus, training_documents
 from hftk.data.tokenizer import load_tokenizer, train_tokenizer
 from hftk.data.vocabulary import SKIP_GRAM, Vocabulary
 from hftk.errors import UsageError

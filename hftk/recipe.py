@@ -17,8 +17,8 @@ from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser, set_parsing_se
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from hftk.data.corpus import DataArguments
 from hftk.data.objectives import ObjectiveArguments
+from hftk.data.preparation import DataArguments
 from hftk.data.tokenizer import TokenizerArguments
 from hftk.errors import UsageError
 from hftk.model.configuration_hftk import HftkConfig

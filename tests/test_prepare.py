@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from huggingface_hub import cached_assets_path
 
-from hftk.data.corpus import open_corpus, prepare_corpus, token_counts
+from hftk.data.corpus import open_corpus, token_counts
+from hftk.data.preparation import prepare_corpus
 from hftk.data.tokenizer import load_tokenizer
 from hftk.errors import UsageError
 from hftk.prepare import prepare

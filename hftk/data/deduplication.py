@@ -25,7 +25,7 @@ from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 from tokenizers import Tokenizer
 
 from hftk.data.cleaning import Dropped, clean_documents
-from hftk.data.corpus import DataArguments, raw_documents, share_of_validation, write_manifest
+from hftk.data.preparation import DataArguments, raw_documents, share_of_validation, write_manifest
 from hftk.data.sources import RawDocument, find_files, read_documents
 from hftk.data.writing import SPLITS, hash_text, write_corpus
 from hftk.errors import UsageError

@@ -21,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hftk.data.corpus import Corpus, DataArguments, find_corpus, prepare_corpus
+from hftk.data.corpus import Corpus
 from hftk.data.objectives import Objective, ObjectiveArguments
 from hftk.data.packing import PackedRows, evaluation_rows
+from hftk.data.preparation import DataArguments, find_corpus, prepare_corpus
 from hftk.data.vocabulary import SKIP_GRAM, Vocabulary
 from hftk.errors import UsageError
 from hftk.model.modeling_hftk_arc import HftkForArcPrediction

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from hftk.data import writing
-from hftk.data.corpus import DataArguments, open_corpus, prepare_corpus, token_counts, training_documents
+from hftk.data.corpus import open_corpus, token_counts
+from hftk.data.preparation import DataArguments, prepare_corpus, training_documents
 from hftk.data.tokenizer import TokenizerArguments, train_tokenizer
 from hftk.errors import UsageError
 
@@ -173,7 +174,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_behind(tmp_path, tok
     write_lines(tmp_path / "train.txt", [f"{text} {number}" for number in range(20) for text in TEXTS])
     script = """if True:
         import resource, sys
-        from hftk.data.corpus import DataArguments, prepare_corpus
+        from hftk.data.preparation import DataArguments, prepare_corpus
         from hftk.data.tokenizer import load_tokenizer
         from hftk.errors import UsageError
         tokenizer = load_tokenizer(sys.argv[1] + "/tokenizer")
@@ -233,7 +234,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     script = """if True:
         import resource, sys
-        from hftk.data.corpus import DataArguments, prepare_corpus
+        from hftk.data.preparation import DataArguments, prepare_corpus
         from hftk.data.tokenizer import load_tokenizer
         for file in sys.argv[2:]:
             prepare_corpus(DataArguments(train_files=[file]), load_tokenizer(sys.argv[1]), sys.argv[1] + "/cache")
