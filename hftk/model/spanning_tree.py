@@ -53,6 +53,27 @@ def best_heads(scores: np.ndarray) -> np.ndarray:
     return heads
 
 
+def best_with_one_root(scores: np.ndarray) -> np.ndarray:
+    """
+    [`best_heads`] of the trees in which one word alone has node 0 as its head. With each word in turn, the most
+    promising first, until no other can be better: most often after the first.
+    """
+    among_words = scores[1:, 1:].max(axis=1)  # (words,)
+    at_most = among_words.sum() - among_words + scores[1:, 0]  # (words,): what a tree with this word on node 0 weighs
+    best, heads = -np.inf, np.zeros(len(scores), dtype=np.int64)
+    for root in np.argsort(-at_most):
+        if at_most[root] <= best:
+            break
+        graph = scores.copy()
+        graph[1:, 0] = -np.inf
+        graph[1 + root, 0] = scores[1 + root, 0]
+        found = best_heads(graph)
+        weight = np.take_along_axis(graph[1:], found[1:, None], axis=1).sum()
+        if weight > best:
+            best, heads = weight, found
+    return heads
+
+
 def maximum_spanning_tree(scores: torch.Tensor) -> torch.Tensor:
     """
     The dependency tree of greatest total score in which exactly one word hangs on the root.
@@ -65,7 +86,7 @@ def maximum_spanning_tree(scores: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.LongTensor` of shape `(words,)`: the heads.
 
-    Source: Chu & Liu 1965; Edmonds 1967; for the one root Stanojević & Cohen 2021, "A Root of the Problem".
+    Source: Chu & Liu 1965; Edmonds 1967.
     """
     words = scores.shape[0]
     graph = np.zeros((words + 1, words + 1))
@@ -74,11 +95,9 @@ def maximum_spanning_tree(scores: torch.Tensor) -> torch.Tensor:
     finite = arcs & np.isfinite(graph)
     worse = 1 + 2 * np.where(finite, np.abs(graph), 0).max(axis=1).sum()  # than all the other arcs can make good
     graph = np.where(finite, graph, np.where(arcs, -worse, -np.inf))
-    heads = graph.argmax(axis=1)
-    heads[0] = 0
-    if find_cycle(heads) or (heads[1:] == 0).sum() > 1:
-        graph[:, 0] -= (2 * words + 1) * worse  # so that of two words on the root one would rather have any other head
-        heads = best_heads(graph)
+    heads = best_heads(graph)
+    if (heads[1:] == 0).sum() > 1:
+        heads = best_with_one_root(graph)
     return torch.from_numpy(heads[1:]).to(scores.device)
 
 
