@@ -33,7 +33,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_hftk import HftkConfig
 
-ROWS_AT_ONCE = 128  # of logits over the vocabulary
+ROWS_AT_ONCE = 512  # of logits over the vocabulary
+EXACT_AT_ONCE = 64  # of them in float32
 SCORES_AT_ONCE = 1 << 20  # of attention
 NORMALISED_AT_ONCE = 1 << 18  # features
 INNER_AT_ONCE = 1 << 21  # features of a feed-forward layer
@@ -99,18 +100,19 @@ class LinearCrossEntropy(torch.autograd.Function):
         to_bias = torch.zeros_like(bias, dtype=exact) if bias is not None and wants_bias else None
         for start in range(0, len(states), ROWS_AT_ONCE):
             chunk, targets = inputs[start : start + ROWS_AT_ONCE], labels[start : start + ROWS_AT_ONCE, None]
-            logits = nn.functional.linear(chunk, matrix, offset).to(exact)  # (chunk, vocab_size)
-            probabilities = logits.softmax(-1)
-            # what the softmax divides by, out of its largest value
-            log_sums = logits.amax(-1) - probabilities.amax(-1).log()
-            loss += (log_sums - logits.gather(1, targets)[:, 0]).sum()
-            gradient = probabilities.scatter_add_(1, targets, -torch.ones_like(targets, dtype=exact))
-            if to_bias is not None:
-                to_bias += gradient.sum(0)
-            gradient = gradient.to(dtype)
-            to_states[start : start + ROWS_AT_ONCE] = gradient @ matrix
+            outputs = nn.functional.linear(chunk, matrix, offset)  # (chunk, vocab_size): logits, then their gradient
+            for some, of in zip(outputs.split(EXACT_AT_ONCE), targets.split(EXACT_AT_ONCE), strict=True):
+                logits = some.to(exact)
+                at_targets, largest = logits.gather(1, of)[:, 0], logits.amax(-1)
+                probabilities = logits.softmax(-1)
+                # what the softmax divides by, out of its largest value
+                loss += (largest - probabilities.amax(-1).log() - at_targets).sum()
+                some.copy_(probabilities.scatter_add_(1, of, -torch.ones_like(of, dtype=exact)))
+            to_states[start : start + ROWS_AT_ONCE] = outputs @ matrix
             if to_weight is not None:
-                to_weight += gradient.T @ chunk
+                to_weight += outputs.T @ chunk
+            if to_bias is not None:
+                to_bias += outputs.sum(0, dtype=exact)
         ctx.save_for_backward(to_states, to_weight, to_bias)
         return loss
 
