@@ -121,6 +121,7 @@ def test_weights_begin_as_large_as_those_of_the_preset():
 def test_training_computes_the_same_loss_without_logits(build, kind, num_items_in_batch, frozen, monkeypatch):
     """Of the tokens that have a label, a few at once; its gradients are those of all logits."""
     monkeypatch.setattr(modeling_hftk, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(modeling_hftk, "EXACT_AT_ONCE", 1)
     model = build(kind, dropout=0.0, lm_head_bias=True, scale_lm_head=True)
     torch.nn.init.normal_(model.lm_head.bias)
     if frozen:
