@@ -19,7 +19,7 @@ from hftk.report.predictions import as_svg, as_text
 from hftk.tasks.conllu import parse_sentences, utf8_lines
 from hftk.tasks.neighbours import Neighbours, load_neighbours
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
-from hftk.tasks.task import Task
+from hftk.tasks.task import Example, Task
 from hftk.training.prediction import predict_examples
 from hftk.training.retention import backbone_parameters, put_back
 from hftk.training.runtime import faster_dtype, keep_pages
@@ -56,9 +56,13 @@ class TaskModel:
         read = [row for _, row in rows]
         if self.neighbours:
             read = self.neighbours.beside(read)
-        examples = [self.task.encode(row, self.tokenizer, self.max_length, names) for row in read]
+
+        def example_of(place: int) -> Example:
+            return self.task.encode(read[place], self.tokenizer, self.max_length, names)
+
+        lengths = [len(self.task.text(row)) for row in read]
         with torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return predict_examples(self.task, self.model, self.tokenizer, examples, self.names, BATCH_SIZE)
+            return predict_examples(self.task, self.model, self.tokenizer, lengths, example_of, self.names, BATCH_SIZE)
 
 
 def load_task_model(directory: str) -> TaskModel:

@@ -246,12 +246,14 @@ class TaskTrainer(HftkTrainer):
 
     def score(self, split: str, prefix: str) -> tuple[list[Any], dict[str, float]]:
         """The predictions for a split's rows, and their metrics."""
+        examples = self.examples[split]
         with self.compute_loss_context_manager():
             predictions, loss = predict_examples(
                 self.task,
                 self.model,
                 self.processing_class,
-                self.examples[split],
+                [len(example.features[0]["input_ids"]) for example in examples],
+                examples.__getitem__,
                 self.names,
                 self.args.per_device_eval_batch_size,
                 self.accelerator.process_index,

@@ -1,8 +1,10 @@
 """One loop predicts, for the scores of a training and for `hftk predict`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ def predict_examples(
     task: Task,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    lengths: list[int],
+    example_of: Callable[[int], Example],
     names: list[str],
     batch_size: int,
     process_index: int = 0,
@@ -29,41 +32,48 @@ def predict_examples(
 
     Args:
         task ([`Task`]), model ([`PreTrainedModel`]), tokenizer, names (`list[str]`): as fine-tuning left them.
-        examples (`Sequence[Example]`): the rows, encoded.
-        batch_size (`int`): windows a batch.
+        lengths (`list[int]`): of the rows, in whatever unit: they are sorted by it.
+        example_of (`Callable`): the place of a row → the row, encoded; asked beside the arithmetic of other batches.
+        batch_size (`int`): rows a batch, and windows that the model reads at once.
         process_index (`int`, defaults to 0), num_processes (`int`, defaults to 1):
             each process takes every n-th batch, and all get all predictions.
 
     Returns:
-        A prediction for each row, in order, and the mean loss of all batches weighed by their rows, nan without labels.
+        A prediction for each row, in order, and the mean loss of what the model read at once, weighed by its windows;
+        nan without labels.
     """
     model.eval()
-    windows = [(row, place) for row, example in enumerate(examples) for place in range(len(example.features))]
-    windows.sort(key=lambda window: -len(examples[window[0]].features[window[1]]["input_ids"]))
+    one_encodes = Lock()  # a tokenizer's backend has the length to cut at for its state
 
-    def predict(places: list[tuple[int, int]]) -> tuple[list[Any], float]:
-        batch = task.collate([examples[row].features[place] for row, place in places], tokenizer, model)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        loss, outputs = task.forward(model, batch)
-        return task.predict(model, batch, outputs, tokenizer), float("nan") if loss is None else loss.item()
+    def predict(places: list[int]) -> tuple[list[Any], list[tuple[float, int]]]:
+        with one_encodes:
+            examples = [example_of(place) for place in places]
+        windows = [features for example in examples for features in example.features]
+        raw: list[Any] = []
+        losses: list[tuple[float, int]] = []
+        for first in range(0, len(windows), batch_size):
+            read = windows[first : first + batch_size]
+            batch = {name: tensor.to(model.device) for name, tensor in task.collate(read, tokenizer, model).items()}
+            loss, outputs = task.forward(model, batch)
+            raw += task.predict(model, batch, outputs, tokenizer)
+            losses.append((float("nan") if loss is None else loss.item(), len(read)))
+        left = iter(raw)
+        joined = [task.join(example, list(islice(left, len(example.features))), names) for example in examples]
+        return joined, losses
 
-    firsts = range(batch_size * process_index, len(windows), batch_size * num_processes)
-    batches = [windows[first : first + batch_size] for first in firsts]
-    found: list[tuple[tuple[int, int], Any]] = []
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    firsts = range(batch_size * process_index, len(order), batch_size * num_processes)
+    batches = [order[first : first + batch_size] for first in firsts]
+    predictions: dict[int, Any] = {}
     losses: list[tuple[float, int]] = []
     with threads_that_predict(min(AT_ONCE, len(batches)), model.device) as map_batches:
-        for places, (predictions, loss) in zip(batches, map_batches(predict, batches), strict=True):
-            found += zip(places, predictions, strict=True)
-            losses.append((loss, len(places)))
+        for places, (of_batch, losses_of_batch) in zip(batches, map_batches(predict, batches), strict=True):
+            predictions |= zip(places, of_batch, strict=True)
+            losses += losses_of_batch
     if num_processes > 1:
-        found, losses = gather_object(found), gather_object(losses)
-
-    raw = dict(found)
-    predictions = [
-        task.join(example, [raw[row, place] for place in range(len(example.features))], names)
-        for row, example in enumerate(examples)
-    ]
-    return predictions, sum(loss * rows for loss, rows in losses) / max(1, len(windows))
+        predictions, losses = dict(gather_object(list(predictions.items()))), gather_object(losses)
+    mean = sum(loss * count for loss, count in losses) / max(1, sum(count for _, count in losses))
+    return [predictions[place] for place in range(len(lengths))], mean
 
 
 @contextmanager
