@@ -35,8 +35,9 @@ from hftk.recipe import save_recipe
 from hftk.report.card import write_card
 from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_confusion, plot_losses
+from hftk.tasks.candidates import Candidates
+from hftk.tasks.n2m import N2M
 from hftk.tasks.n21 import N21
-from hftk.tasks.neighbours import Neighbours
 from hftk.tasks.rows import PlacedRow, Row, read_dataset, read_rows, write_rows
 from hftk.tasks.task import LAST_LAYER, Example, Task
 from hftk.training.checkpoints import clear, clear_seeds, finished, last_checkpoint
@@ -128,12 +129,13 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     if recipe.runtime.attn_implementation:
         model.set_attn_implementation(recipe.runtime.attn_implementation)
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
-    read, neighbours = rows, None
-    if recipe.data.neighbours:
-        neighbours = Neighbours(rows["train"], recipe.data.neighbours, task, tokenizer)
-        read = {split: neighbours.beside(rows[split]) for split in ("validation", "test")}
-        read["train"] = neighbours.beside_training()
-    examples = {split: [task.encode(row, tokenizer, max_length, names) for row in read[split]] for split in rows}
+    examples = {split: [task.encode(row, tokenizer, max_length, names) for row in rows[split]] for split in rows}
+    candidates = None
+    if isinstance(task, N2M) and task.candidates:
+        candidates = Candidates(rows["train"], task)
+        for split in ("validation", "test"):
+            for example, offered in zip(examples[split], candidates.of(rows[split]), strict=True):
+                task.offer(example, offered, tokenizer)
     for split in rows:
         state.print(describe(split, placed[split], examples[split], task, names))
 
@@ -178,8 +180,8 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     metrics |= earlier_scores(earlier, model, "after")
     model.config.custom_pipelines = task.pipelines
     save(trainer, recipe)
-    if neighbours and trainer.is_world_process_zero():
-        neighbours.save(output)
+    if candidates and trainer.is_world_process_zero():
+        candidates.save(output)
     if task.pipelines and trainer.is_world_process_zero():
         shutil.copy(pipeline_hftk.__file__, output)
 

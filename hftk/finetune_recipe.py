@@ -48,9 +48,6 @@ class TaskDataArguments:
         word_dropout (`float`, defaults to 0.0):
             Share of the tokens that training hides behind the mask token, drawn anew each time, so that no word is
             learned by heart (word dropout; UDify, Kondratyuk & Straka 2019, hides subwords so).
-        neighbours (`int`, defaults to 0):
-            With each text of [`N21`] and [`N2M`] read so many training rows, the most like it, and what they say. The
-            training rows are then a part of the model: its folder has them, and `hftk push` takes them along.
     """
 
     train_files: list[str] = field(default_factory=list)
@@ -65,13 +62,10 @@ class TaskDataArguments:
     max_train_samples: int | None = None
     max_length: int = 512
     word_dropout: float = 0.0
-    neighbours: int = 0
 
     def __post_init__(self) -> None:
         if self.max_length < SHORTEST:
             raise UsageError(f"data.max_length: {self.max_length} tokens hold no text; give {SHORTEST} or more")
-        if self.neighbours < 0:
-            raise UsageError(f"data.neighbours: {self.neighbours} rows cannot be read; give 0 or more")
         if not 0 <= self.word_dropout < 1:
             raise UsageError(f"data.word_dropout: {self.word_dropout} is no share of the tokens; give one from 0 to 1")
 
@@ -140,11 +134,6 @@ class FinetuneRecipe:
         if self.data.word_dropout and self.transfer.cache_outputs:
             raise UsageError(
                 "data.word_dropout: transfer.cache_outputs reads each row once, so that nothing can be hidden"
-            )
-        if self.data.neighbours and not self.task.text_and_target_columns():
-            raise UsageError(
-                f"data.neighbours: this {self.task.name} has no text and target to read as an example; "
-                "leave it out, or take n21 of one text, or n2m whose sources are neither targets nor each other"
             )
         if self.transfer.method == "slow_start":
             # DistributedDataParallel wraps the model before the first layer is frozen

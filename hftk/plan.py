@@ -22,7 +22,6 @@ from hftk.finetune import choose_dtype, load_rows, set_out
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.pretrain import build_model, choose_runtime_and_steps, make_tokenizer, tokens_per_row, training_rows
 from hftk.recipe import PretrainRecipe, load_recipe
-from hftk.tasks.neighbours import Neighbours
 from hftk.training.runtime import keep_pages, seconds_per_step
 from hftk.training.trainer import peak_memory_gb
 
@@ -143,8 +142,6 @@ def plan_finetuning(recipe: FinetuneRecipe) -> tuple[dict[str, Any], PreTrainedM
     names = task.label_names(rows)
     tokenizer, model = task.load(recipe.model, names, recipe.from_scratch, recipe.config_overrides)
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
-    if recipe.data.neighbours:
-        rows = Neighbours(rows, recipe.data.neighbours, task, tokenizer).beside_training()
     sample = random.Random(recipe.seed).sample(rows, min(SAMPLE, len(rows)))
     features = [f for row in sample for f in task.encode(row, tokenizer, max_length, names).features]
     if training.train_sampling_strategy == "group_by_length":

@@ -16,8 +16,9 @@ from hftk.errors import UsageError
 from hftk.finetune_recipe import load_finetune_recipe
 from hftk.hub.repository import folder_of
 from hftk.report.predictions import as_svg, as_text
+from hftk.tasks.candidates import Candidates, load_candidates
 from hftk.tasks.conllu import parse_sentences, utf8_lines
-from hftk.tasks.neighbours import Neighbours, load_neighbours
+from hftk.tasks.n2m import N2M
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Example, Task
 from hftk.training.prediction import predict_examples
@@ -39,7 +40,7 @@ class TaskModel:
     names: list[str]
     max_length: int
     dtype: torch.dtype
-    neighbours: Neighbours | None = None
+    candidates: Candidates | None = None
 
     def predict(self, rows: list[PlacedRow], labelled: bool = False) -> tuple[list[Any], float]:
         """
@@ -54,11 +55,13 @@ class TaskModel:
                 self.task.check_targets(row, where)
         names = self.names if labelled else None
         read = [row for _, row in rows]
-        if self.neighbours:
-            read = self.neighbours.beside(read)
+        offered = self.candidates.of(read) if self.candidates else None
 
         def example_of(place: int) -> Example:
-            return self.task.encode(read[place], self.tokenizer, self.max_length, names)
+            example = self.task.encode(read[place], self.tokenizer, self.max_length, names)
+            if self.candidates and offered:
+                self.candidates.task.offer(example, offered[place], self.tokenizer)
+            return example
 
         lengths = [len(self.task.text(row)) for row in read]
         with torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -83,8 +86,9 @@ def load_task_model(directory: str) -> TaskModel:
     dtype = getattr(torch, faster_dtype(model.device)) if recipe.runtime.dtype == "bfloat16" else torch.float32
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
-    neighbours = load_neighbours(folder, recipe.data.neighbours, recipe.task, tokenizer)
-    return TaskModel(recipe.task, tokenizer, model, names, max_length, dtype, neighbours)
+    task = recipe.task
+    candidates = load_candidates(folder, task) if isinstance(task, N2M) and task.candidates else None
+    return TaskModel(task, tokenizer, model, names, max_length, dtype, candidates)
 
 
 def predict(

@@ -153,25 +153,18 @@ def test_every_shape_learns_on_every_model_and_predicts_what_it_scored(shape, mo
         assert text == {"generated_text": predicted[0]["target"]}
 
 
-@pytest.mark.parametrize("shape", ["n21", "n2m"])
-def test_training_rows_are_read_beside_a_text_and_stay_with_the_model(shape, checkpoints, tmp_path):
-    recipe = recipe_for(tmp_path, checkpoints, shape, "hftk", max_steps=20)
-    recipe.data.neighbours = 2
+@pytest.mark.parametrize("model", ["hftk", "t5", "bart"])
+def test_a_target_is_chosen_among_those_of_training_rows_that_stay_with_the_model(model, checkpoints, tmp_path):
+    recipe = recipe_for(tmp_path, checkpoints, "n2m", model, max_steps=20)
+    recipe.task.candidates = 3
     metrics = finetune(recipe)
     scores = evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
     assert scores["loss"] == pytest.approx(metrics["eval_loss"], rel=3e-3)
-    assert "the training rows most like it (2, of `neighbours.jsonl`)" in (tmp_path / "run" / "README.md").read_text()
-    (tmp_path / "run" / "neighbours.jsonl").unlink()
-    with pytest.raises(UsageError, match="neighbours.jsonl: cannot be read"):
+    assert metrics["eval_chrf"] == scores["chrf"] == 100, "each row is among those that it learned"
+    assert "among what the 3 training rows most like a text say" in (tmp_path / "run" / "README.md").read_text()
+    (tmp_path / "run" / "candidates.jsonl").unlink()
+    with pytest.raises(UsageError, match="candidates.jsonl: cannot be read"):
         evaluate(str(tmp_path / "run"), [str(tmp_path / "rows.jsonl")])
-
-
-def test_neighbours_of_a_task_that_has_none_are_refused(checkpoints, tmp_path):
-    recipe_for(tmp_path, checkpoints, "n2n", "hftk")
-    with pytest.raises(UsageError, match="data.neighbours: this n2n has no text and target"):
-        load_finetune_recipe(tmp_path / "recipe.yaml", ["--data.neighbours", "2"])
-    with pytest.raises(UsageError, match="data.neighbours: -1 rows cannot be read"):
-        load_finetune_recipe(tmp_path / "recipe.yaml", ["--data.neighbours", "-1"])
 
 
 def test_a_model_type_without_the_head_is_refused_in_one_line(checkpoints, tmp_path):

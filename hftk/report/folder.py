@@ -33,7 +33,7 @@ TOKENIZER = [
     "sentencepiece.bpe.model",
 ]
 CODE = ["configuration_hftk*.py", "modeling_hftk*.py", "pipeline_hftk.py", "spanning_tree.py"]
-ABOUT = ["neighbours.jsonl", RECIPE, RUN, FINGERPRINT, METRICS, "log.jsonl", "plots/*.png", CARD]
+ABOUT = ["candidates.jsonl", RECIPE, RUN, FINGERPRINT, METRICS, "log.jsonl", "plots/*.png", CARD]
 
 PACKAGES = ("hftk", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets")
 

@@ -89,9 +89,6 @@ class N21(Task[Any]):
     def text(self, row: Row) -> str:
         return row[self.text_column] + "\n" + (row[self.second_text_column] if self.second_text_column else "")
 
-    def text_and_target_columns(self) -> list[tuple[str, str]]:
-        return [] if self.second_text_column else [(self.text_column, self.label_column)]
-
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         texts = [row[self.text_column], *([row[self.second_text_column]] if self.second_text_column else [])]
         whole: Features = dict(tokenizer(*texts, verbose=False))  # whether it is too long is told by us

@@ -6,13 +6,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 
 from hftk.errors import UsageError
 from hftk.tasks.metrics import TranslationScores
 from hftk.tasks.rows import Row, column
-from hftk.tasks.task import Example, Features, Task, pad_labels
+from hftk.tasks.task import IGNORED, Example, Features, Task, pad_labels
 
 Texts = list[str]  # one for each direction that the row has the source of
+Offered = list[tuple[str, float]]  # texts to choose from, and how much the source is like that which each was said to
+LIKELY = 0.05  # what a nat for each token weighs beside a cosine
 
 
 @dataclass
@@ -30,6 +33,11 @@ class N2M(Task[Texts]):
             Beams of the search; 1 is greedy.
         label_smoothing (`float`, defaults to 0.1):
             Share of the probability that the loss spreads over all tokens (Szegedy et al. 2016); evaluation has none.
+        candidates (`int`, defaults to 0):
+            Do not write a target but choose it: of those of so many training rows whose source is most like the given
+            one, that with the greatest sum of the likeness (cosine of TF-IDF) and the mean log-probability of its
+            tokens, weighed 0.05. The training rows are then a part of the model: its folder has them, and `hftk push`
+            takes them along.
     """
 
     name: Literal["n2m"]
@@ -37,6 +45,7 @@ class N2M(Task[Texts]):
     max_target_length: int = 128
     num_beams: int = 4
     label_smoothing: float = 0.1
+    candidates: int = 0
 
     head: ClassVar[Any] = AutoModelForSeq2SeqLM
     pipelines: ClassVar[dict[str, dict[str, Any]]] = {
@@ -47,6 +56,8 @@ class N2M(Task[Texts]):
         for direction in self.directions:
             if not {"source", "target"} <= direction.keys() <= {"source", "target", "prefix"}:
                 raise UsageError(f"task.directions: {direction} must have source, target and, if you like, prefix")
+        if self.candidates < 0:
+            raise UsageError(f"task.candidates: among {self.candidates} nothing can be chosen; give 0 or more")
 
     def _present(self, row: Row) -> list[dict[str, str]]:
         return [direction for direction in self.directions if direction["source"] in row]
@@ -73,11 +84,6 @@ class N2M(Task[Texts]):
     def text(self, row: Row) -> str:
         return "\n".join(row[direction["source"]] for direction in self._present(row))
 
-    def text_and_target_columns(self) -> list[tuple[str, str]]:
-        pairs = [(direction["source"], direction["target"]) for direction in self.directions]
-        sources, targets = ({pair[side] for pair in pairs} for side in (0, 1))
-        return pairs if len(sources) == len(pairs) and not sources & targets else []
-
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """`input_ids` for each direction and, with `names`, `labels`: the target without a start symbol."""
         example = Example([])
@@ -86,12 +92,18 @@ class N2M(Task[Texts]):
             features: Features = {"input_ids": _cut(ids, max_length)}
             example.cut |= len(ids) > max_length
             if names is not None:
-                labels = tokenizer(text_target=row[direction["target"]], verbose=False)["input_ids"]
-                labels = labels[1:] if labels[0] == tokenizer.bos_token_id else labels
+                labels = _labels(row[direction["target"]], tokenizer)
                 features["labels"] = _cut(labels, self.max_target_length)
                 example.cut |= len(labels) > self.max_target_length
             example.features.append(features)
         return example
+
+    def offer(self, example: Example, offered: list[Offered], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Has the targets of an encoded row chosen, each among texts of its own."""
+        for features, texts in zip(example.features, offered, strict=True):
+            features["texts"] = [text for text, _ in texts]
+            features["likeness"] = [likeness for _, likeness in texts]
+            features["offered"] = [_cut(_labels(text, tokenizer), self.max_target_length) for text, _ in texts]
 
     def collate(
         self, features: list[Features], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
@@ -101,6 +113,10 @@ class N2M(Task[Texts]):
             labels = [item["labels"] for item in features]
             batch["labels"] = pad_labels(labels, max(map(len, labels)))
             batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+        if "offered" in features[0]:
+            offered = [labels for item in features for labels in item["offered"]]
+            batch["offered"] = pad_labels(offered, max(map(len, offered)))  # (items * candidates, length)
+            batch["likeness"] = torch.tensor([item["likeness"] for item in features])  # (items, candidates)
         return batch
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
@@ -116,12 +132,17 @@ class N2M(Task[Texts]):
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, Any]:
         """Without targets there is nothing to run the decoder on."""
-        return super().forward(model, batch, num_items_in_batch) if "labels" in batch else (None, None)
+        if "labels" not in batch:
+            return None, None
+        batch = {name: tensor for name, tensor in batch.items() if name not in ("offered", "likeness")}
+        return super().forward(model, batch, num_items_in_batch)
 
     def predict(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], outputs: Any, tokenizer: PreTrainedTokenizerBase
     ) -> list[Any]:
-        """Texts, by beam search."""
+        """Texts, by beam search; where some are offered, the place of the one that is chosen."""
+        if "offered" in batch:
+            return self._choose(model, batch)
         generated = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -131,8 +152,26 @@ class N2M(Task[Texts]):
         )
         return [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
 
+    def _choose(self, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[int]:
+        offered, likeness = batch["offered"], batch["likeness"]
+        read = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        states, mask = (
+            tensor.repeat_interleave(likeness.shape[1], dim=0)
+            for tensor in (read.last_hidden_state, batch["attention_mask"])
+        )
+        logits = model(
+            encoder_outputs=BaseModelOutput(states),
+            attention_mask=mask,
+            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=offered),
+        ).logits
+        nats = cross_entropy(logits.mT.float(), offered, reduction="none").sum(dim=1)  # 0 where there is no token
+        nats_a_token = nats / (offered != IGNORED).sum(dim=1)  # (items * candidates,)
+        return (likeness - LIKELY * nats_a_token.view_as(likeness)).argmax(dim=1).tolist()
+
     def join(self, example: Example, raw: list[Any], names: list[str]) -> Texts:
-        return raw
+        if not self.candidates:
+            return raw
+        return [features["texts"][place] for features, place in zip(example.features, raw, strict=True)]
 
     def columns(self, prediction: Texts, row: Row) -> Row:
         targets = [direction["target"] for direction in self._present(row)]
@@ -154,6 +193,12 @@ class N2M(Task[Texts]):
 
 def _scores(written: Texts, wanted: Texts) -> dict[str, Any]:
     return TranslationScores(keep_in_memory=True).compute(predictions=written, references=wanted)
+
+
+def _labels(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of a target, without a start symbol."""
+    ids = tokenizer(text_target=text, verbose=False)["input_ids"]
+    return ids[1:] if ids[0] == tokenizer.bos_token_id else ids
 
 
 def _cut(ids: list[int], length: int) -> list[int]:

@@ -81,10 +81,6 @@ class Task(Generic[Prediction], metaclass=ABCMeta):
     def text(self, row: Row) -> str:
         """What the model reads of a checked row."""
 
-    def text_and_target_columns(self) -> list[tuple[str, str]]:
-        """Where a row has a text and what it says of it, for tasks that can read it as an example; see `Neighbours`."""
-        return []
-
     @abstractmethod
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, names: list[str] | None) -> Example:
         """A checked row as the model reads it, with labels if their `names` are given."""

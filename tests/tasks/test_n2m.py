@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import sacrebleu
 import torch
@@ -20,6 +22,10 @@ class Letters:
 
     def __call__(self, text=None, text_target=None, verbose=True):
         return {"input_ids": [0, *(ord(letter) - 94 for letter in text or text_target), 2]}
+
+    def pad(self, items, return_tensors):
+        ids = torch.tensor([item["input_ids"] for item in items])  # of one length
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def test_scores_and_signatures_are_sacrebleus():
@@ -60,13 +66,17 @@ def test_training_is_smoothed_and_evaluation_is_not():
     torch.testing.assert_close(ONE.loss(logits, labels, torch.tensor(4)), smooth * 2 / 4)
 
 
-def test_without_smoothing_the_loss_is_the_models_own():
+def tiny_bart(**config) -> BartForConditionalGeneration:
     config = BartConfig(
-        vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=1, bos_token_id=0,
-        eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+        eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None, **config,
     )  # fmt: skip
-    model = BartForConditionalGeneration(config).eval()
+    return BartForConditionalGeneration(config).eval()
+
+
+def test_without_smoothing_the_loss_is_the_models_own():
+    model = tiny_bart()
     ids, labels = torch.tensor([[0, 5, 6, 2]]), torch.tensor([[7, 8, 2]])
     batch = {"input_ids": ids, "labels": labels}
     batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
@@ -84,3 +94,25 @@ def test_a_row_that_does_not_fit_is_refused_with_its_place(row):
 def test_a_direction_needs_a_source_and_a_target():
     with pytest.raises(UsageError, match="task.directions: .*must have source, target"):
         N2M("n2m", directions=[{"from": "en", "target": "ko"}])
+
+
+def test_what_is_chosen_is_most_alike_and_likely():
+    torch.manual_seed(0)
+    model, task = tiny_bart(init_std=1.0), N2M("n2m", candidates=3)
+    row, texts = {"source": "abc"}, ["ab", "abcdefgh", "zzz"]
+    losses: list[float] = []
+    for text in texts:
+        example = task.encode({**row, "target": text}, Letters(), 64, [])
+        loss, _ = task.forward(model, task.collate(example.features, Letters(), model))
+        assert loss is not None
+        losses.append(loss.item())
+    chosen = set()
+    for likeness in itertools.product([0.1, 0.2, 0.3], repeat=3):
+        example = task.encode(row, Letters(), 64, None)
+        task.offer(example, [list(zip(texts, likeness, strict=True))], Letters())
+        raw = task.predict(model, task.collate(example.features * 2, Letters(), model), None, Letters())
+        weighed = [like - 0.05 * loss for like, loss in zip(likeness, losses, strict=True)]
+        best = texts[weighed.index(max(weighed))]
+        assert task.join(example, raw[:1], []) == task.join(example, raw[1:], []) == [best]
+        chosen.add((best, likeness.index(max(likeness))))
+    assert len(chosen) > 3, "neither the likeness nor the loss alone tells which"
