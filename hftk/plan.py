@@ -18,10 +18,11 @@ from hftk.data.objectives import Objective
 from hftk.data.preparation import prepare_corpus, training_documents
 from hftk.data.vocabulary import Vocabulary
 from hftk.errors import UsageError
-from hftk.finetune import choose_dtype, load_rows, set_out
+from hftk.finetune import choose_dtype, set_out
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.pretrain import build_model, choose_runtime_and_steps, make_tokenizer, tokens_per_row, training_rows
 from hftk.recipe import PretrainRecipe, load_recipe
+from hftk.splits import load_rows
 from hftk.training.runtime import keep_pages, seconds_per_step
 from hftk.training.trainer import peak_memory_gb
 
