@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutput
 
 from hftk.errors import UsageError
 from hftk.tasks.metrics import TranslationScores
@@ -153,20 +152,15 @@ class N2M(Task[Texts]):
         return [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
 
     def _choose(self, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[int]:
-        offered, likeness = batch["offered"], batch["likeness"]
-        read = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        states, mask = (
-            tensor.repeat_interleave(likeness.shape[1], dim=0)
-            for tensor in (read.last_hidden_state, batch["attention_mask"])
-        )
-        logits = model(
-            encoder_outputs=BaseModelOutput(states),
-            attention_mask=mask,
-            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=offered),
-        ).logits
-        nats = cross_entropy(logits.mT.float(), offered, reduction="none").sum(dim=1)  # 0 where there is no token
-        nats_a_token = nats / (offered != IGNORED).sum(dim=1)  # (items * candidates,)
-        return (likeness - LIKELY * nats_a_token.view_as(likeness)).argmax(dim=1).tolist()
+        likeness, mask = batch["likeness"], batch["attention_mask"]
+        read = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask)
+        nats_a_token = []
+        for labels in batch["offered"].unflatten(0, likeness.shape).unbind(1):  # a candidate of each item at a time
+            decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels=labels)
+            logits = model(encoder_outputs=read, attention_mask=mask, decoder_input_ids=decoder_input_ids).logits
+            nats = cross_entropy(logits.mT.float(), labels, reduction="none").sum(dim=1)  # 0 where there is no token
+            nats_a_token.append(nats / (labels != IGNORED).sum(dim=1))
+        return (likeness - LIKELY * torch.stack(nats_a_token, dim=1)).argmax(dim=1).tolist()
 
     def join(self, example: Example, raw: list[Any], names: list[str]) -> Texts:
         if not self.candidates:
