@@ -163,8 +163,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str], recipe_class: type[R
     path = Path(path)
     known = known_keys(recipe_class)
     arguments, given = read_overrides(overrides, known, read_file_keys(path, known))
-    left = {key.removeprefix("training.") for key in known.keys() - given.keys() if key.startswith("training.")}
-    parser = recipe_parser(recipe_class, left)
+    not_given = {key.removeprefix("training.") for key in known.keys() - given.keys() if key.startswith("training.")}
+    parser = recipe_parser(recipe_class, not_given)
     parser.add_argument("--config", action="config")
     try:
         values = parser.parse_args([f"--config={path}", *arguments])
