@@ -5,11 +5,12 @@ import json
 import shutil
 import time
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
@@ -23,26 +24,24 @@ from transformers import (
 from transformers.dynamic_module_utils import custom_object_save
 
 from hftk.errors import UsageError
-from hftk.evaluate import scores
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
+from hftk.forgetting import earlier_scores, earlier_task, forgetting, known_pretraining
 from hftk.hub.fingerprint import save_fingerprint
 from hftk.hub.push import push_run
 from hftk.model import pipeline_hftk
-from hftk.predict import TaskModel, load_task_model
 from hftk.recipe import save_recipe
 from hftk.report.card import write_card
 from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_confusion, plot_losses
-from hftk.splits import describe, load_rows, load_splits, split_off
+from hftk.splits import describe, load_splits
 from hftk.tasks.candidates import Candidates
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n21 import N21
-from hftk.tasks.rows import PlacedRow, write_rows
-from hftk.tasks.task import LAST_LAYER
+from hftk.tasks.rows import write_rows
+from hftk.tasks.task import LAST_LAYER, Features
 from hftk.training.checkpoints import clear, clear_seeds, finished, last_checkpoint
 from hftk.training.finetuning import TaskTrainer
-from hftk.training.retention import Pretraining, pretraining_of, put_back
-from hftk.training.runtime import faster_dtype, keep_pages
+from hftk.training.runtime import PROBED_BATCHES, faster_dtype, fastest_kernel, keep_pages, seconds_per_step
 from hftk.training.stopping import EarlyStopping
 from hftk.training.trainer import peak_memory_gb, read_log
 from hftk.training.transfer import (
@@ -118,8 +117,6 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     tokenizer, model = task.load(recipe.model, names, recipe.from_scratch, recipe.config_overrides)
     if recipe.data.word_dropout and tokenizer.mask_token_id is None:
         raise UsageError(f"data.word_dropout: the tokenizer of {recipe.model} has no mask token to hide words behind")
-    if recipe.runtime.attn_implementation:
-        model.set_attn_implementation(recipe.runtime.attn_implementation)
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     examples = {split: [task.encode(row, tokenizer, max_length, names) for row in rows[split]] for split in rows}
     candidates = None
@@ -136,6 +133,8 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStopping(recipe.early_stopping_patience))
     model = set_out(model, recipe, callbacks)
+    features = [each for example in examples["train"] for each in example.features]
+    choose_kernel(recipe, model, probe_batches(recipe, features, tokenizer, model, PROBED_BATCHES))
     state.print(what_trains(model, recipe.transfer))
     trainer = TaskTrainer(
         task=task,
@@ -214,6 +213,48 @@ def choose_dtype(recipe: FinetuneRecipe) -> None:
         training.mixed_precision = "bf16" if runtime.dtype == "bfloat16" else "no"
 
 
+def probe_batches(
+    recipe: FinetuneRecipe,
+    features: list[Features],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | PeftModel,
+    count: int,
+) -> list[dict[str, torch.Tensor]]:
+    """`count` batches of the lengths that a training sees, or less where there are less rows."""
+    training = recipe.training
+    if training.train_sampling_strategy == "group_by_length":
+        features = sorted(features, key=lambda row: len(row["input_ids"]))
+    size = training.train_batch_size
+    whole = [features[first : first + size] for first in range(0, len(features), size)]
+    count = min(count, len(whole))
+    return [recipe.task.collate(whole[len(whole) * n // count], tokenizer, model) for n in range(count)]
+
+
+def choose_kernel(
+    recipe: FinetuneRecipe, model: PreTrainedModel | PeftModel, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    """
+    The attention kernel: on a CPU the faster one for these batches, measured on the main process for all, unless the
+    recipe says which; on a GPU the model's own.
+    """
+    runtime = recipe.runtime
+    if runtime.attn_implementation is None and recipe.training.device.type == "cpu" and model._supports_sdpa:
+        kernel = fastest_kernel(model, batches, partial(seconds_per_task_step, recipe, model))
+        [runtime.attn_implementation] = broadcast_object_list([kernel])
+    if runtime.attn_implementation:
+        model.set_attn_implementation(runtime.attn_implementation)
+
+
+def seconds_per_task_step(
+    recipe: FinetuneRecipe, model: PreTrainedModel | PeftModel, batches: list[dict[str, torch.Tensor]]
+) -> float:
+    """[`seconds_per_step`] of a fine-tuning."""
+    dtype = torch.bfloat16 if recipe.training.mixed_precision == "bf16" else torch.float32
+    return seconds_per_step(
+        model, batches, dtype, recipe.training.device, lambda model, batch: recipe.task.forward(model, batch)[0]
+    )
+
+
 def set_out(
     model: PreTrainedModel, recipe: FinetuneRecipe, callbacks: list[TrainerCallback]
 ) -> PreTrainedModel | PeftModel:
@@ -226,39 +267,6 @@ def set_out(
     elif transfer.method == "lora":
         return with_adapters(model, recipe.task.head, recipe.model, transfer)
     return model
-
-
-def known_pretraining(recipe: FinetuneRecipe, tokenizer: PreTrainedTokenizerBase) -> Pretraining | None:
-    """What the backbone was trained on, or a sentence why nobody can tell what it forgets."""
-    try:
-        with PartialState().main_process_first():  # it may tokenise raw files, which the others then find
-            return pretraining_of(recipe.model, tokenizer, recipe.transfer, Path(recipe.output) / "data")
-    except UsageError as error:
-        if recipe.transfer.raw_files or recipe.transfer.replay:
-            raise
-        PartialState().print(f"what is forgotten is not measured: {error}")
-        return None
-
-
-def earlier_task(folder: str) -> tuple[TaskModel, list[PlacedRow]]:
-    """A task model and its validation rows."""
-    recipe = load_finetune_recipe(Path(folder, "recipe.yaml"), [])
-    rows = load_rows(recipe, "validation")
-    return load_task_model(folder), rows or split_off(
-        load_rows(recipe, "train"), recipe.task, recipe.data.validation_share
-    )[1]
-
-
-def earlier_scores(
-    earlier: dict[str, tuple[TaskModel, list[PlacedRow]]], model: PreTrainedModel | PeftModel, when: str
-) -> dict[str, float]:
-    """What the heads of earlier tasks score over the backbone of a model: each one's loss and first metric."""
-    found = {}
-    for name, (task_model, rows) in earlier.items():
-        put_back(task_model.model, model)
-        for metric, value in islice(scores(task_model, rows).items(), 2):
-            found[f"earlier_{name}_{metric}_{when}"] = value
-    return found
 
 
 def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
@@ -279,19 +287,6 @@ def save(trainer: TaskTrainer, recipe: FinetuneRecipe) -> None:
         trained = {n: p.detach().cpu().contiguous() for n, p in trainer.model.named_parameters() if p.requires_grad}
         save_file(trained, Path(output, LAST_LAYER), metadata={"backbone": recipe.model})
         trainer.processing_class.save_pretrained(output)
-
-
-def forgetting(metrics: dict[str, Any]) -> str:
-    """What the pretraining objective and earlier tasks lost, as half a sentence."""
-    said = ""
-    if "retention_after" in metrics:
-        before, after = metrics["retention_before"], metrics["retention_after"]
-        said = f"; forgot {after - before:.3f} bits per byte of its pretraining ({before:.3f} → {after:.3f})"
-    for name in (
-        name.removesuffix("_before") for name in metrics if name.startswith("earlier_") and name.endswith("_before")
-    ):
-        said += f"; {name} {metrics[f'{name}_before']:.4g} → {metrics[f'{name}_after']:.4g}"
-    return said
 
 
 def readable_scores(metrics: dict[str, Any]) -> str:

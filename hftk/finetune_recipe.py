@@ -93,8 +93,8 @@ class FinetuneRecipe:
         guard (`GuardArguments`):
             Which steps change nothing: those whose loss or gradient is no number.
         runtime (`RuntimeArguments`):
-            The dtype of matrix products, measured where neither it nor `training` says, and an attention kernel other
-            than the model's own.
+            The dtype of matrix products and, on a CPU, the attention kernel; measured where neither it nor `training`
+            says.
         from_scratch (`bool`, *optional*, defaults to `False`):
             Take the architecture and the tokenizer of `model` but not its weights: what the same fine-tuning comes to
             without pretraining.

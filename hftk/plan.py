@@ -11,19 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from hftk.data.objectives import Objective
 from hftk.data.preparation import prepare_corpus, training_documents
 from hftk.data.vocabulary import Vocabulary
 from hftk.errors import UsageError
-from hftk.finetune import choose_dtype, set_out
+from hftk.finetune import choose_dtype, choose_kernel, probe_batches, seconds_per_task_step, set_out
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.pretrain import build_model, choose_runtime_and_steps, make_tokenizer, tokens_per_row, training_rows
 from hftk.recipe import PretrainRecipe, load_recipe
 from hftk.splits import load_rows
-from hftk.training.runtime import keep_pages, seconds_per_step
+from hftk.training.runtime import keep_pages
 from hftk.training.trainer import peak_memory_gb
 
 SAMPLE = 5000  # documents or rows that stand for all
@@ -145,17 +144,13 @@ def plan_finetuning(recipe: FinetuneRecipe) -> tuple[dict[str, Any], PreTrainedM
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     sample = random.Random(recipe.seed).sample(rows, min(SAMPLE, len(rows)))
     features = [f for row in sample for f in task.encode(row, tokenizer, max_length, names).features]
-    if training.train_sampling_strategy == "group_by_length":
-        features.sort(key=lambda row: len(row["input_ids"]))
-    size = training.train_batch_size
-    whole = [features[first : first + size] for first in range(0, len(features), size)]
-    batches = [task.collate(whole[len(whole) * n // PROBED_BATCHES], tokenizer, model) for n in range(PROBED_BATCHES)]
-    batches.append(task.collate(whole[-1], tokenizer, model))  # the longest, for the memory
     model = set_out(model, recipe, []).to(training.device).train()
-    dtype = torch.bfloat16 if training.mixed_precision == "bf16" else torch.float32
-    seconds = seconds_per_step(
-        model, batches, dtype, training.device, lambda model, batch: task.forward(model, batch)[0]
-    )
+    batches = probe_batches(recipe, features, tokenizer, model, PROBED_BATCHES)
+    choose_kernel(recipe, model, batches)
+    size = training.train_batch_size
+    longest = sorted(features, key=lambda row: len(row["input_ids"]))[-size:]
+    batches.append(task.collate(longest, tokenizer, model))  # for the memory
+    seconds = seconds_per_task_step(recipe, model, batches)
     of_step = training.world_size * training.gradient_accumulation_steps
     steps_of_epoch = math.ceil(len(rows) * len(features) / len(sample) / (size * of_step))
     found = {

@@ -23,7 +23,7 @@ from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Example, Task
 from hftk.training.prediction import predict_examples
 from hftk.training.retention import backbone_parameters, put_back
-from hftk.training.runtime import faster_dtype, keep_pages
+from hftk.training.runtime import KERNELS, faster_dtype, keep_pages
 from hftk.training.transfer import backbone_of
 
 BATCH_SIZE = 32
@@ -71,8 +71,8 @@ class TaskModel:
 def load_task_model(directory: str) -> TaskModel:
     """
     What `hftk finetune` wrote, in a folder or a repository of the Hub, on the GPU if there is one. Matrix products are
-    in bfloat16 if it was trained with them and they are faster here. Raises `UsageError` if there is nothing of the
-    kind.
+    in bfloat16 if it was trained with them and they are faster here; on a CPU the attention kernel is that of the
+    training. Raises `UsageError` if there is nothing of the kind.
     """
     folder = folder_of(directory)
     recipe_file = folder / "recipe.yaml"
@@ -84,6 +84,8 @@ def load_task_model(directory: str) -> TaskModel:
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     keep_pages()
     dtype = getattr(torch, faster_dtype(model.device)) if recipe.runtime.dtype == "bfloat16" else torch.float32
+    if model.device.type == "cpu" and recipe.runtime.attn_implementation in KERNELS:
+        model.set_attn_implementation(recipe.runtime.attn_implementation)
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     task = recipe.task

@@ -29,10 +29,8 @@ from hftk.report.plots import plot_layer_gradients, plot_losses
 from hftk.training.checkpoints import clear, finished, last_checkpoint
 from hftk.training.guards import in_one_line
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
-from hftk.training.runtime import choose_runtime, keep_pages
+from hftk.training.runtime import PROBED_BATCHES, choose_runtime, keep_pages
 from hftk.training.trainer import peak_memory_gb, read_log
-
-PROBED_BATCHES = 3  # enough for the speed of packed rows, which are all alike
 
 
 def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:

@@ -20,7 +20,7 @@ ORDER = [
     {"report"},
     {"training", "convert", "hub"},
     {"recipe", "recipe_keys", "recipe_files", "finetune_recipe"},
-    {"pretrain", "splits", "finetune", "evaluate", "predict", "plan", "prepare"},
+    {"pretrain", "splits", "finetune", "forgetting", "evaluate", "predict", "plan", "prepare"},
     {"compare", "quickstart"},
     {"cli"},
     {"__main__"},

@@ -16,9 +16,10 @@ from hftk.errors import UsageError
 from hftk.evaluate import evaluate
 from hftk.finetune import finetune
 from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
-from hftk.predict import predict
+from hftk.predict import load_task_model, predict
 from hftk.recipe_files import find_recipe
 from hftk.tasks.rows import write_rows
+from hftk.training.runtime import KERNELS
 
 LABELS = {"the": "DET", "cat": "NOUN", "dogs": "NOUN", "bird": "NOUN", "sees": "VERB", "eat": "VERB", ".": "PUNCT"}
 order = random.Random(0)
@@ -107,6 +108,7 @@ data:
   train_files: [{folder}/train.jsonl]
   validation_files: [{folder}/validation.jsonl]
   test_files: [{folder}/test.jsonl]
+runtime: {{attn_implementation: sdpa}}
 training:
   max_steps: 60
   learning_rate: 0.005
@@ -196,6 +198,16 @@ def test_the_same_seed_gives_the_same_weights(checkpoints, tmp_path):
         finetune(recipe_for(tmp_path, checkpoints["bert"], "--training.max_steps", "3"))
         weights.append(load_file(tmp_path / "run" / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_kernel_of_attention_is_measured_kept_and_predicted_with(checkpoints, tmp_path):
+    short = ("--training.max_steps", "1")
+    for given, model in (("null", "hftk"), ("null", "bert"), ("eager", "hftk"), ("eager", "bert")):
+        recipe = recipe_for(tmp_path, checkpoints[model], *short, "--runtime.attn_implementation", given)
+        finetune(recipe)
+        chosen = load_finetune_recipe(tmp_path / "run" / "recipe.yaml", []).runtime.attn_implementation
+        assert chosen in KERNELS if given == "null" else chosen == given
+        assert load_task_model(str(tmp_path / "run")).model.config._attn_implementation == chosen
 
 
 @pytest.mark.parametrize("model", ["bert", "hftk"])

@@ -466,7 +466,8 @@ def eager_attention_forward(
     trains on a CPU and nobody asks for them.
     """
     asked = module.config.output_attentions if output_attentions is None else output_attentions
-    if query.requires_grad and query.device.type == "cpu" and not (asked or dropout) and position_bias is None:
+    plain = query.device.type == "cpu" and not (asked or dropout) and position_bias is None
+    if plain and query.shape[2] > 1:  # one query has no scores to speak of, and copies of its keys would take time
         dtype = product_dtype(query)
         states = (states.to(dtype).contiguous() for states in (query * scaling, key, value))  # read more than once
         return AttentionInChunks.apply(*states, attention_mask), None

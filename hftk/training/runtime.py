@@ -4,7 +4,8 @@ import ctypes
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -17,6 +18,7 @@ from hftk.training.muon import MuonAdamW
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 KERNELS: tuple[Kernel, ...] = ("sdpa", "eager")  # that every machine has and that can do all a recipe may ask for
+PROBED_BATCHES = 3  # enough for rows that are all alike
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
@@ -68,33 +70,48 @@ def choose_runtime(
     Returns:
         [`RuntimeArguments`] without a None.
     """
-    random_state = torch.get_rng_state()
-    training_before, kernel_before = model.training, model.config._attn_implementation
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     dtype = given.dtype or faster_dtype(device)
-    measure = partial(seconds_per_step, model.to(device).train(), dtype=getattr(torch, dtype), device=device, muon=muon)
-
+    measure = partial(seconds_per_step, model.to(device), dtype=getattr(torch, dtype), device=device, muon=muon)
     kernel = given.attn_implementation or fastest_kernel(model, batches, measure)
-    model.set_attn_implementation(kernel)
-    seconds_a_step = measure(batches)
-
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-    model.train(training_before).set_attn_implementation(kernel_before)
-    torch.set_rng_state(random_state)
-    return RuntimeArguments(dtype, kernel, seconds_a_step)
+    with left_as_it_is(model):
+        model.train().set_attn_implementation(kernel)
+        return RuntimeArguments(dtype, kernel, measure(batches))
 
 
 def fastest_kernel(
     model: PreTrainedModel, batches: list[dict[str, torch.Tensor]], measure: Callable[..., float]
 ) -> Kernel:
-    """By a quarter of the rows, since one kernel needs more memory than another, and the run only what it chooses."""
+    """
+    By a quarter of the rows, since one kernel needs more memory than another, and the run only what it chooses.
+
+    Args:
+        model ([`PreTrainedModel`]): is left as it is, and so are torch's random numbers.
+        batches (`list[dict[str, torch.Tensor]]`): the run's own.
+        measure (`Callable`): batches → the seconds of a step, as [`seconds_per_step`] tells them.
+    """
     some_rows = [{name: tensor[: math.ceil(len(tensor) / 4)] for name, tensor in batch.items()} for batch in batches]
     seconds: dict[Kernel, float] = {}
-    for kernel in KERNELS:
-        model.set_attn_implementation(kernel)
-        seconds[kernel] = measure(some_rows)
+    with left_as_it_is(model):
+        model.train()
+        for kernel in KERNELS:
+            model.set_attn_implementation(kernel)
+            seconds[kernel] = measure(some_rows)
     return min(seconds, key=lambda kernel: seconds[kernel])
+
+
+@contextmanager
+def left_as_it_is(model: PreTrainedModel) -> Iterator[None]:
+    """Whatever is measured within, the model's buffers, mode and kernel and torch's random numbers are as before."""
+    random_state = torch.get_rng_state()
+    training, kernel = model.training, model.config._attn_implementation
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        model.train(training).set_attn_implementation(kernel)
+        torch.set_rng_state(random_state)
 
 
 @torch.enable_grad()

@@ -41,6 +41,7 @@ model: {folder}/pretrained
 task: {{name: {shape}}}
 data: {{train_files: [{rows}], validation_files: [{rows}], test_files: [{rows}]}}
 transfer: {transfer}
+runtime: {{dtype: float32, attn_implementation: sdpa}}
 training: {{max_steps: 3, learning_rate: 0.01, per_device_train_batch_size: 4, logging_steps: 1, save_strategy: "no",
   use_cpu: true, disable_tqdm: true}}
 """

@@ -42,7 +42,7 @@ model: {{d_model: 32, encoder_layers: 2, decoder_layers: 1, encoder_attention_he
 tokenizer: {{vocab_size: 400}}
 data: {{train_files: [{folder}/raw.txt], validation_share: 0.2, max_source_length: 64, max_target_length: 64}}
 budget: {{steps: 30}}
-runtime: {{dtype: float32}}
+runtime: {{dtype: float32, attn_implementation: sdpa}}
 training: {{per_device_train_batch_size: 4, learning_rate: 5.0e-3, use_cpu: true, disable_tqdm: true}}
 """
     )
@@ -74,7 +74,7 @@ model: {model}
 task: {{name: {shape}}}
 data: {{train_files: [{data}], validation_files: [{data}]}}
 transfer: {{{transfer}}}
-runtime: {{dtype: {dtype}}}
+runtime: {{dtype: {dtype}, attn_implementation: sdpa}}
 training: {json.dumps(TRAINING | {"use_cpu": True, "disable_tqdm": True} | training)}
 {top}
 """
