@@ -125,7 +125,7 @@ def faster_dtype(device: torch.device) -> Dtype:
     for dtype in get_args(Dtype):
         left, right = (torch.ones(size, size, device=device, requires_grad=True) for _ in range(2))
         times = []
-        for _ in range(10):
+        for _ in range(5):
             start = _now(device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
                 (left @ right).sum().backward()
