@@ -131,6 +131,11 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds: {self.seeds} trains nothing; give 1 or more")
+        if self.training.label_smoothing_factor:
+            raise UsageError(
+                "training.label_smoothing_factor: the loss is the task's, and only n2m smooths labels; leave it out, "
+                "or give task.label_smoothing"
+            )
         if self.data.word_dropout and self.transfer.cache_outputs:
             raise UsageError(
                 "data.word_dropout: transfer.cache_outputs reads each row once, so that nothing can be hidden"

@@ -142,6 +142,11 @@ def test_words_are_hidden_in_training_alone(checkpoints, tmp_path):
     assert hidden["train_loss"] != seen["train_loss"] and hidden["eval_loss"] == seen["eval_loss"]
 
 
+def test_a_key_of_the_trainer_that_would_do_nothing_is_refused(checkpoints, tmp_path):
+    with pytest.raises(UsageError, match="training.label_smoothing_factor: the loss is the task's"):
+        recipe_for(tmp_path, checkpoints["hftk"], "--training.label_smoothing_factor", "0.1")
+
+
 def test_words_cannot_be_hidden_where_nothing_could_hide_them(checkpoints, tmp_path):
     tokenizer = build_tokenizer()
     tokenizer.mask_token = None
