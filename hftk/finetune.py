@@ -220,7 +220,7 @@ def probe_batches(
     model: PreTrainedModel | PeftModel,
     count: int,
 ) -> list[dict[str, torch.Tensor]]:
-    """`count` batches of the lengths that a training sees, or less where there are less rows."""
+    """`count` batches of the lengths that a training sees, or fewer where there are fewer rows."""
     training = recipe.training
     if training.train_sampling_strategy == "group_by_length":
         features = sorted(features, key=lambda row: len(row["input_ids"]))
