@@ -60,7 +60,7 @@ task: {{name: n21}}
 data: {{train_files: [{folder}/rows.jsonl], validation_share: 0.1, word_dropout: 0.2}}
 transfer: {{method: slow_start, thaw_every: 9, retention_rows: 0}}
 config_overrides: {{dropout: 0.3}}
-runtime: {{dtype: float32}}
+runtime: {{dtype: float32, attn_implementation: sdpa}}
 training: {training}
 """
 TRAININGS = [("pretrain", 1), ("finetune", 1), ("pretrain", 2), ("finetune", 2)]
