@@ -103,7 +103,7 @@ class FinetuneRecipe:
         early_stopping_patience (`int`, *optional*):
             Stop after so many evaluations without a better one; needs `training.load_best_model_at_end`.
         seed (`int`, *optional*, defaults to 42):
-            Of new weights, dropout and the order of the rows.
+            Of new weights, dropout and the order of the rows: with the same `runtime` it gives the same weights.
         seeds (`int`, *optional*, defaults to 1):
             Train so many times, with `seed` and the numbers after it, and report each score's mean and spread.
     """

@@ -18,7 +18,7 @@ from hftk.training.muon import MuonAdamW
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 KERNELS: tuple[Kernel, ...] = ("sdpa", "eager")  # that every machine has and that can do all a recipe may ask for
-PROBED_BATCHES = 3  # enough for rows that are all alike
+PROBED_BATCHES = 3  # enough to tell kernels apart, and for the speed of rows that are all alike
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
