@@ -300,8 +300,8 @@ def inverse_rms(states: torch.Tensor, eps: float) -> torch.Tensor:
 
 class RMSNormOnCPU(torch.autograd.Function):
     """
-    `nn.functional.rms_norm`, which has no kernel of its own on a CPU, for a few tokens at a time, which stay in a
-    processor's cache. What it gives, and what it keeps for the backward pass, is in the dtype of who reads it.
+    `nn.functional.rms_norm`, which has no kernel of its own on a CPU: for a few tokens at a time, which stay in a
+    processor's cache, and backward by LayerNorm's kernel. What it gives and keeps is in the dtype of who reads it.
     """
 
     @staticmethod
@@ -321,14 +321,12 @@ class RMSNormOnCPU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         normalised, weight, scale = ctx.saved_tensors
-        to_states, to_weight = torch.empty_like(normalised, dtype=weight.dtype), torch.zeros_like(weight)
-        chunks = some_tokens(NORMALISED_AT_ONCE, gradient, normalised, scale, to_states)
-        for some_gradient, some_normalised, some_scale, some_to_states in chunks:
-            exact, to_output = some_normalised.to(weight.dtype), some_gradient.to(weight.dtype)
-            product = to_output * exact
-            mean = (product @ weight)[:, None] / len(weight)
-            torch.addcmul(to_output * weight, exact, mean, value=-1, out=some_to_states).mul_(some_scale)
-            to_weight += product.sum(dim=0)
+        to_output, mean, scale_1 = gradient.to(weight.dtype), torch.zeros_like(scale), torch.ones_like(scale)
+        # LayerNorm would also take away the gradient's mean, even with 0 for the states' mean: it is put back
+        to_states, to_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            to_output, normalised.to(weight.dtype), weight.shape, mean, scale_1, weight, None, [True, True, False]
+        )
+        to_states.add_((to_output @ weight).div_(len(weight))[..., None]).mul_(scale)
         return to_states, to_weight, None, None
 
 
