@@ -44,13 +44,7 @@ from hftk.training.finetuning import TaskTrainer
 from hftk.training.runtime import PROBED_BATCHES, faster_dtype, fastest_kernel, keep_pages, seconds_per_step
 from hftk.training.stopping import EarlyStopping
 from hftk.training.trainer import peak_memory_gb, read_log
-from hftk.training.transfer import (
-    SlowStart,
-    freeze,
-    last_layer_names,
-    what_trains,
-    with_adapters,
-)
+from hftk.training.transfer import SlowStart, freeze, last_layer_names, what_trains, with_adapters
 
 
 def finetune(recipe: FinetuneRecipe, resume: bool = False) -> dict[str, Any]:

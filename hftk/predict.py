@@ -21,10 +21,10 @@ from hftk.tasks.conllu import parse_sentences, utf8_lines
 from hftk.tasks.n2m import N2M
 from hftk.tasks.rows import PlacedRow, Row, parse_rows, read_rows, write_rows
 from hftk.tasks.task import Example, Task
+from hftk.training.layers import backbone_of
 from hftk.training.prediction import predict_examples
 from hftk.training.retention import backbone_parameters, put_back
 from hftk.training.runtime import KERNELS, faster_dtype, keep_pages
-from hftk.training.transfer import backbone_of
 
 BATCH_SIZE = 32
 CHUNK = 1024  # rows of a file that are sorted by length before they are cut into batches

@@ -18,10 +18,11 @@ from transformers.utils import ModelOutput
 from hftk.data.packing import PackedRows
 from hftk.tasks.rows import Row
 from hftk.tasks.task import IGNORED, Example, Features, Task
+from hftk.training.layers import backbone_names, backbone_of
 from hftk.training.prediction import predict_examples
 from hftk.training.sampling import StepsOfLikeLengths, TrainingRows
 from hftk.training.trainer import HftkTrainer
-from hftk.training.transfer import TransferArguments, backbone_names, backbone_of, layer_learning_rates, rest
+from hftk.training.transfer import TransferArguments, layer_learning_rates, rest
 
 
 class KeptOutputs:

@@ -30,8 +30,9 @@ from hftk.errors import UsageError
 from hftk.model.modeling_hftk_arc import HftkForArcPrediction
 from hftk.tasks.task import loading_quietly
 from hftk.training.finetuning import Replay, TaskTrainer
+from hftk.training.layers import backbone_names
 from hftk.training.pretraining import HeldOut, held_out, negative_log_likelihood
-from hftk.training.transfer import TransferArguments, backbone_names
+from hftk.training.transfer import TransferArguments
 
 BATCH_SIZE = 16
 FOREIGN_LENGTH = 128  # tokens of a row for a model that cannot keep packed documents apart

@@ -17,7 +17,7 @@ from hftk.evaluate import evaluate
 from hftk.predict import load_task_model
 from hftk.recipe_files import find_recipe
 from hftk.training.finetuning import TaskTrainer
-from hftk.training.transfer import stages
+from hftk.training.layers import stages
 
 from .conftest import backbone
 
