@@ -201,7 +201,6 @@ def write_recipes(folder: Path) -> dict[str, str]:
                 "decoder_attention_heads": 4,
                 "encoder_ffn_dim": 384,
                 "decoder_ffn_dim": 384,
-                "init_std": 0.02,
             },
             "tokenizer": {"vocab_size": 4096},
             "data": {

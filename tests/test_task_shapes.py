@@ -39,7 +39,7 @@ SIZES = {
 }
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 CONFIGS = {
-    "hftk": lambda: HftkConfig(**SIZES, **IDS),
+    "hftk": lambda: HftkConfig(**SIZES, **IDS, init_std=0.1),
     "bert": lambda: BertConfig(
         vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
         hidden_dropout_prob=0, attention_probs_dropout_prob=0, initializer_range=0.1,

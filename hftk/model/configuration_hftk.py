@@ -27,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gated_feed_forward": False,
         "use_bias": True,
         "dropout": 0.1,
+        "init_std": None,
     },
     # Lewis et al. 2019.
     "bart": {
@@ -34,7 +35,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_position": "post",
         "norm_eps": 1e-5,
         "embedding_norm": True,
-        "init_std": 0.02,
         "position_embedding_type": "learned",
         "activation_function": "gelu",
         "gated_feed_forward": False,
@@ -54,6 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "activation_dropout": 0.1,
+        "init_std": None,
     },
     "modern": {},
 }
@@ -147,9 +148,9 @@ class HftkConfig(PreTrainedConfig):
             classifier.
         classifier_pooling (`str`, defaults to `"mean"`):
             What a sequence classifier reads: the `mean` over real tokens, or the `first` token.
-        init_std (`float`, *optional*):
-            Standard deviation of initial weights; by default d_model ** -0.5, which lets small models start at once
-            (BART has 0.02).
+        init_std (`float`, *optional*, defaults to 0.02):
+            Standard deviation of initial weights; None is d_model ** -0.5 (T5, and about what 2017's were), from which
+            small models learn less.
         trained_objectives (`list[str]`, *optional*):
             Written by pretraining: the objectives that the weights were trained on. A class whose part was never
             trained (the decoder after `masked_lm` alone) then refuses to load.
@@ -205,7 +206,7 @@ class HftkConfig(PreTrainedConfig):
     activation_dropout: float = 0.0
     classifier_dropout: float = 0.0
     classifier_pooling: str = "mean"
-    init_std: float | None = None
+    init_std: float | None = 0.02
     use_cache: bool = True
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True

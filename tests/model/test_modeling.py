@@ -104,12 +104,17 @@ def test_the_loss_equals_that_of_transformers(num_items_in_batch):
 
 def test_weights_begin_as_large_as_those_of_the_preset():
     sizes = {"vocab_size": 500, "d_model": 64, "encoder_layers": 1, "decoder_layers": 1}
-    for preset, share, embedding in (("t5", 32**-0.5, 1.0), ("modern", 1.0, 64**-0.5)):
+    for preset, std, share, embedding in (
+        ("t5", 64**-0.5, 32**-0.5, 1.0),
+        ("vanilla", 64**-0.5, 1.0, 64**-0.5),
+        ("bart", 0.02, 1.0, 0.02),
+        ("modern", 0.02, 1.0, 0.02),
+    ):
         config = HftkConfig.from_preset(preset, **sizes, encoder_attention_heads=2, decoder_attention_heads=2)
         model = HftkModel(config)
         spread = {name: weight.std().item() for name, weight in model.named_parameters()}
-        assert spread["encoder.layers.0.self_attn.q_proj.weight"] == pytest.approx(64**-0.5 * share, rel=0.05)
-        assert spread["encoder.layers.0.self_attn.k_proj.weight"] == pytest.approx(64**-0.5, rel=0.05)
+        assert spread["encoder.layers.0.self_attn.q_proj.weight"] == pytest.approx(std * share, rel=0.05)
+        assert spread["encoder.layers.0.self_attn.k_proj.weight"] == pytest.approx(std, rel=0.05)
         assert spread["shared.weight"] == pytest.approx(embedding, rel=0.05)
 
 
