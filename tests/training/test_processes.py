@@ -56,6 +56,7 @@ BACKBONE: dict[str, Any] = {
         "ngram_order": 2,
         "ngram_vocab_size": 64,
         "ngram_dim": 8,
+        "init_std": 0.18,  # AdamW makes much of the rounding of gradients as small as those of smaller weights
     },
     "tokenizer": {"vocab_size": 500},
     "data": {"max_source_length": 64, "max_target_length": 64, "validation_share": 0.2},

@@ -26,7 +26,8 @@ def build(kind: type, dtype: torch.dtype, tied: bool) -> torch.nn.Module:
     sizes = {f"{stack}_{size}": 2 for stack in ("encoder", "decoder") for size in ("layers", "attention_heads")}
     config = HftkConfig(
         vocab_size=TOKENS, d_model=16, encoder_ffn_dim=24, decoder_ffn_dim=24, dropout=0.0, attention_dropout=0.0,
-        ngram_order=2, ngram_vocab_size=32, ngram_dim=8, tie_lm_head=tied, **sizes,
+        ngram_order=2, ngram_vocab_size=32, ngram_dim=8, tie_lm_head=tied,
+        init_std=0.25, **sizes,
     )  # fmt: skip
     return kind(config).to(dtype).train()
 
