@@ -321,10 +321,10 @@ class RMSNormOnCPU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         normalised, weight, scale = ctx.saved_tensors
-        to_output, mean, scale_1 = gradient.to(weight.dtype), torch.zeros_like(scale), torch.ones_like(scale)
+        to_output, zeros, ones = gradient.to(weight.dtype), torch.zeros_like(scale), torch.ones_like(scale)
         # LayerNorm would also take away the gradient's mean, even with 0 for the states' mean: it is put back
         to_states, to_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            to_output, normalised.to(weight.dtype), weight.shape, mean, scale_1, weight, None, [True, True, False]
+            to_output, normalised.to(weight.dtype), weight.shape, zeros, ones, weight, None, [True, True, False]
         )
         to_states.add_((to_output @ weight).div_(len(weight))[..., None]).mul_(scale)
         return to_states, to_weight, None, None
