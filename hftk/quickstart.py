@@ -189,7 +189,7 @@ def letters(text: str) -> str:
 def write_recipes(folder: Path) -> dict[str, str]:
     """Writes the recipe of each run; returns their files by name."""
     folder = folder.resolve()  # so that they run from anywhere
-    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 20}
     contents: dict[str, dict[str, Any]] = {
         "pretrain": {
             "output": f"{folder}/pretrained",
@@ -218,7 +218,6 @@ def write_recipes(folder: Path) -> dict[str, str]:
                 "lr_scheduler_type": "cosine",
                 "warmup_steps": 0.05,
                 "weight_decay": 0.05,
-                "logging_steps": 20,
                 **quiet,
             },
         }
