@@ -1,5 +1,6 @@
 """`hftk pretrain`: raw text becomes a checkpoint that AutoModel loads."""
 
+import copy
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -252,10 +254,8 @@ def choose_runtime_and_steps(
         recipe.runtime.dtype = "bfloat16"
     runtime = recipe.runtime
     if None in (runtime.dtype, runtime.attn_implementation, runtime.seconds_per_step):
-        size = training.train_batch_size
-        first = [index * rows.rows_per_batch for index in range(PROBED_BATCHES)]
-        batches = [rows.collate([rows[row + place] for place in range(size)]) for row in first]
-        runtime = choose_runtime(model, batches, runtime, training.device, recipe.muon)
+        batches, shares = batches_of_each_objective(rows, training.train_batch_size)
+        runtime = choose_runtime(model, batches, runtime, training.device, recipe.muon, shares)
     [runtime] = broadcast_object_list([runtime])
     recipe.runtime = runtime
     model.set_attn_implementation(runtime.attn_implementation)
@@ -265,6 +265,18 @@ def choose_runtime_and_steps(
     if training.max_steps <= 0:  # once chosen, it stays
         evaluation_batches = sum(map(len, evaluated)) / training.per_device_eval_batch_size
         training.max_steps = steps_within(recipe, rows, evaluation_batches / training.world_size)
+
+
+def batches_of_each_objective(rows: PackedRows, size: int) -> tuple[list[dict[str, torch.Tensor]], list[float]]:
+    """What a mixture draws first is chance: so a few batches of each objective, and its share for each of them."""
+    batches, shares = [], []
+    for name, share in zip(rows.objective.names, rows.objective.shares, strict=True):
+        alike = copy.copy(rows)
+        alike.objective = rows.objective.only(name)
+        for first in range(0, PROBED_BATCHES * rows.rows_per_batch, rows.rows_per_batch):
+            batches.append(rows.collate([alike[first + place] for place in range(size)]))
+            shares.append(float(share))
+    return batches, shares
 
 
 def steps_within(recipe: PretrainRecipe, rows: PackedRows, evaluation_batches: float) -> int:

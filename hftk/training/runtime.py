@@ -4,12 +4,13 @@ import ctypes
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -55,6 +56,7 @@ def choose_runtime(
     given: RuntimeArguments,
     device: torch.device,
     muon: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> RuntimeArguments:
     """
     Measure what the recipe leaves open: the dtype by a matrix product, then the attention kernel by training steps of
@@ -62,10 +64,11 @@ def choose_runtime(
 
     Args:
         model ([`PreTrainedModel`]): moves to `device`; else it is left as it is, and so are torch's random numbers.
-        batches (`list[dict[str, torch.Tensor]]`): the run's own first batches.
+        batches (`list[dict[str, torch.Tensor]]`): of the run's own.
         given ([`RuntimeArguments`]): what is not None is kept.
         device (`torch.device`): where the run trains.
         muon (`bool`, defaults to `False`): whether by [`MuonAdamW`].
+        weights (`Sequence[float]`, *optional*): how often the run sees the like of each batch; all alike by default.
 
     Returns:
         [`RuntimeArguments`] without a None.
@@ -75,7 +78,7 @@ def choose_runtime(
     kernel = given.attn_implementation or fastest_kernel(model, batches, measure)
     with left_as_it_is(model):
         model.train().set_attn_implementation(kernel)
-        return RuntimeArguments(dtype, kernel, measure(batches))
+        return RuntimeArguments(dtype, kernel, measure(batches, weights=weights))
 
 
 def fastest_kernel(
@@ -143,10 +146,12 @@ def seconds_per_step(
         model(**batch).loss
     ),
     muon: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> float:
     """
-    Mean seconds of forward, backward and the update (AdamW's, or with `muon` that of [`MuonAdamW`]) over `batches`, the
-    first of which also serves to warm up. The learning rate is 0: the parameters stay what they are.
+    Mean seconds of forward, backward and the update (AdamW's, or with `muon` that of [`MuonAdamW`]) over `batches`, by
+    their `weights` if there are any. The first also serves to warm up. The learning rate is 0: the parameters stay what
+    they are.
     """
     optimizer = MuonAdamW(model, lr=0.0) if muon else torch.optim.AdamW(model.parameters(), lr=0.0)
 
@@ -162,10 +167,11 @@ def seconds_per_step(
 
     batches = list(batches)
     step(batches[0])
-    start = _now(device)
+    times = [_now(device)]
     for batch in batches:
         step(batch)
-    return (_now(device) - start) / len(batches)
+        times.append(_now(device))
+    return float(np.average(np.diff(times), weights=weights))
 
 
 def _now(device: torch.device) -> float:

@@ -16,6 +16,7 @@ from hftk.data.packing import PackedRows, evaluation_rows
 from hftk.data.tokenizer import TokenizerArguments, train_tokenizer
 from hftk.data.vocabulary import OBJECTIVES, Vocabulary
 from hftk.errors import UsageError
+from hftk.pretrain import batches_of_each_objective
 
 TOKENIZER = train_tokenizer(["The cat sat on the mat. The dog did not!"], TokenizerArguments(vocab_size=400))
 VOCABULARY = Vocabulary.from_tokenizer(TOKENIZER)
@@ -283,3 +284,13 @@ def test_rows_end() -> None:
     assert rows.rows_per_epoch == 1
     with pytest.raises(IndexError, match="row 7 of 7"):
         rows[7]
+
+
+def test_what_is_measured_of_a_mixture_holds_each_objective_by_its_share() -> None:
+    weights = {"masked_lm": 3, "skip_gram": 1}
+    rows = PackedRows(make_documents(random_lengths(40, 60)), make_objective("mixture", weights=weights), 64, 8, 0, 64)
+    batches, shares = batches_of_each_objective(rows, size=4)
+    assert ["word_starts" in batch for batch in batches] == [False] * 3 + [True] * 3
+    assert all(len(batch["input_ids"]) == 4 for batch in batches)
+    assert shares == [0.75] * 3 + [0.25] * 3
+    assert rows.objective.names == ["masked_lm", "skip_gram"]

@@ -1,7 +1,7 @@
 import torch
 
 from hftk import HftkConfig, HftkForConditionalGeneration
-from hftk.training.runtime import KERNELS, RuntimeArguments, choose_runtime
+from hftk.training.runtime import KERNELS, RuntimeArguments, choose_runtime, seconds_per_step
 
 
 def small_model(**fields) -> HftkForConditionalGeneration:
@@ -39,3 +39,12 @@ def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were():
     kept = RuntimeArguments(dtype="float32", attn_implementation="eager")
     chosen = choose_runtime(model, batches, kept, torch.device("cpu"))
     assert (chosen.dtype, chosen.attn_implementation) == ("float32", "eager")
+
+
+def test_a_batch_counts_by_how_often_the_run_sees_its_like():
+    short, long = ({"input_ids": torch.full((rows, 20), 9), "labels": torch.full((rows, 20), 8)} for rows in (1, 400))
+    model, device = small_model(), torch.device("cpu")
+    rarely, often = (
+        seconds_per_step(model, [short, long], torch.float32, device, weights=weights) for weights in ((1, 0), (0, 1))
+    )
+    assert often > 2 * rarely
