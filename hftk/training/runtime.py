@@ -96,9 +96,9 @@ def fastest_kernel(
     seconds: dict[Kernel, float] = {}
     with left_as_it_is(model):
         model.train()
-        for kernel in KERNELS:
+        for kernel in KERNELS * 2:  # in turns, since the machine may do something else during one of them
             model.set_attn_implementation(kernel)
-            seconds[kernel] = measure(some_rows)
+            seconds[kernel] = min(measure(some_rows), seconds.get(kernel, math.inf))
     return min(seconds, key=lambda kernel: seconds[kernel])
 
 
