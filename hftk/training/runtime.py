@@ -123,17 +123,17 @@ def faster_dtype(device: torch.device) -> Dtype:
     The faster one for a matrix product, forward and backward. A processor without bfloat16 units can be 40 times slower
     with it, so that no whole step is spent on finding out.
     """
-    seconds: dict[Dtype, float] = {}
     size = 256 if device.type == "cpu" else 4096  # a small one on a GPU is over before the next is launched
-    for dtype in get_args(Dtype):
-        left, right = (torch.ones(size, size, device=device, requires_grad=True) for _ in range(2))
-        times = []
-        for _ in range(5):
-            start = _now(device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-                (left @ right).sum().backward()
-            times.append(_now(device) - start)
-        seconds[dtype] = min(times)  # the others had to wait for what else the machine does
+    left, right = (torch.ones(size, size, device=device, requires_grad=True) for _ in range(2))
+    seconds: dict[Dtype, float] = dict.fromkeys(get_args(Dtype), math.inf)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # beside other work several wait for each other longer than they compute
+    for dtype in get_args(Dtype) * 5:
+        start = _now(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            (left @ right).sum().backward()
+        seconds[dtype] = min(_now(device) - start, seconds[dtype])  # the others waited for what else the machine does
+    torch.set_num_threads(threads)
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
@@ -153,7 +153,7 @@ def seconds_per_step(
     their `weights` if there are any. The first also serves to warm up. The learning rate is 0: the parameters stay what
     they are.
     """
-    optimizer = MuonAdamW(model, lr=0.0) if muon else torch.optim.AdamW(model.parameters(), lr=0.0)
+    optimizer = MuonAdamW(model, lr=0.0) if muon else torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):

@@ -1,7 +1,7 @@
 import torch
 
 from hftk import HftkConfig, HftkForConditionalGeneration
-from hftk.training.runtime import KERNELS, RuntimeArguments, choose_runtime, seconds_per_step
+from hftk.training.runtime import KERNELS, RuntimeArguments, choose_runtime, faster_dtype, seconds_per_step
 
 
 def small_model(**fields) -> HftkForConditionalGeneration:
@@ -48,3 +48,11 @@ def test_a_batch_counts_by_how_often_the_run_sees_its_like():
         seconds_per_step(model, [short, long], torch.float32, device, weights=weights) for weights in ((1, 0), (0, 1))
     )
     assert often > 2 * rarely
+
+
+def test_choosing_a_dtype_leaves_the_number_of_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    faster_dtype(torch.device("cpu"))
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
