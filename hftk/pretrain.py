@@ -1,6 +1,5 @@
 """`hftk pretrain`: raw text becomes a checkpoint that AutoModel loads."""
 
-import copy
 import json
 import math
 import shutil
@@ -271,8 +270,7 @@ def batches_of_each_objective(rows: PackedRows, size: int) -> tuple[list[dict[st
     """What a mixture draws first is chance: so a few batches of each objective, and its share for each of them."""
     batches, shares = [], []
     for name, share in zip(rows.objective.names, rows.objective.shares, strict=True):
-        alike = copy.copy(rows)
-        alike.objective = rows.objective.only(name)
+        alike = rows.only(name)
         for first in range(0, PROBED_BATCHES * rows.rows_per_batch, rows.rows_per_batch):
             batches.append(rows.collate([alike[first + place] for place in range(size)]))
             shares.append(float(share))

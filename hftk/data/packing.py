@@ -1,5 +1,6 @@
 """Rows of whole documents, noised and ready for the model: each is a pure function of the seed and the row's index."""
 
+import copy
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -109,6 +110,13 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
 
     def __len__(self) -> int:
         return self.rows
+
+    def only(self, name: str) -> "PackedRows":
+        """The same texts, noised by `name` alone, one of the objective's `names`. These rows stay as they are."""
+        narrowed = copy.copy(self)
+        narrowed.objective = self.objective.only(name)
+        narrowed._first_rows = [*self._first_rows]
+        return narrowed
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         """
