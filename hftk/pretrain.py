@@ -270,9 +270,9 @@ def batches_of_each_objective(rows: PackedRows, size: int) -> tuple[list[dict[st
     """What a mixture draws first is chance: so a few batches of each objective, and its share for each of them."""
     batches, shares = [], []
     for name, share in zip(rows.objective.names, rows.objective.shares, strict=True):
-        alike = rows.only(name)
+        narrowed = rows.only(name)
         for first in range(0, PROBED_BATCHES * rows.rows_per_batch, rows.rows_per_batch):
-            batches.append(rows.collate([alike[first + place] for place in range(size)]))
+            batches.append(rows.collate([narrowed[first + place] for place in range(size)]))
             shares.append(float(share))
     return batches, shares
 

@@ -74,11 +74,12 @@ def choose_runtime(
         [`RuntimeArguments`] without a None.
     """
     dtype = given.dtype or faster_dtype(device)
-    measure = partial(seconds_per_step, model.to(device), dtype=getattr(torch, dtype), device=device, muon=muon)
+    model.to(device)
+    measure = partial(seconds_per_step, model, dtype=getattr(torch, dtype), device=device, muon=muon, weights=weights)
     kernel = given.attn_implementation or fastest_kernel(model, batches, measure)
     with left_as_it_is(model):
         model.train().set_attn_implementation(kernel)
-        return RuntimeArguments(dtype, kernel, measure(batches, weights=weights))
+        return RuntimeArguments(dtype, kernel, measure(batches))
 
 
 def fastest_kernel(
