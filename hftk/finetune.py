@@ -41,6 +41,7 @@ from hftk.tasks.rows import write_rows
 from hftk.tasks.task import LAST_LAYER, Features
 from hftk.training.checkpoints import clear, clear_seeds, finished, last_checkpoint
 from hftk.training.finetuning import TaskTrainer
+from hftk.training.optimizer import let_gradients_be_sparse
 from hftk.training.runtime import PROBED_BATCHES, faster_dtype, fastest_kernel, keep_pages, seconds_per_step
 from hftk.training.stopping import EarlyStopping
 from hftk.training.trainer import peak_memory_gb, read_log
@@ -254,6 +255,7 @@ def set_out(
 ) -> PreTrainedModel | PeftModel:
     """The model as `transfer.method` trains it: whole, frozen but for its last layer, to be thawed, with adapters."""
     transfer = recipe.transfer
+    let_gradients_be_sparse(model, recipe.training)
     if transfer.method == "last_layer":
         freeze(model, last_layer_names(model, transfer))
     elif transfer.method == "slow_start":

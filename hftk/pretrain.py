@@ -29,6 +29,7 @@ from hftk.report.folder import write_metrics, write_run
 from hftk.report.plots import plot_layer_gradients, plot_losses
 from hftk.training.checkpoints import clear, finished, last_checkpoint
 from hftk.training.guards import in_one_line
+from hftk.training.optimizer import let_gradients_be_sparse
 from hftk.training.pretraining import HeldOut, PretrainingTrainer, held_out, unigram_bits_per_byte
 from hftk.training.runtime import PROBED_BATCHES, choose_runtime, keep_pages
 from hftk.training.trainer import peak_memory_gb, read_log
@@ -208,6 +209,7 @@ def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, obje
         model_class = HftkForConditionalGeneration
     model = model_class.from_pretrained(recipe.model) if isinstance(recipe.model, str) else model_class(config)
     model.config.trained_objectives = sorted(objectives)
+    let_gradients_be_sparse(model, recipe.training)
     return model
 
 

@@ -112,8 +112,8 @@ class PretrainRecipe:
         seed (`int`, *optional*, defaults to 42):
             Of the weights, the rows and their noise.
         muon (`bool`, *optional*, defaults to `False`):
-            Let the matrices of the layers learn by Muon, and all else by AdamW: [`hftk.training.muon.MuonAdamW`]. Not
-            for DeepSpeed, nor with another `training.optim`.
+            Let the matrices of the layers learn by Muon, and not by AdamW: [`hftk.training.optimizer.HftkOptimizer`].
+            Not for DeepSpeed, nor with another `training.optim`.
     """
 
     output: str

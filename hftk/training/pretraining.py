@@ -12,8 +12,6 @@ from transformers import PreTrainedModel
 
 from hftk.data.packing import PackedRows
 from hftk.data.vocabulary import SKIP_GRAM, Vocabulary
-from hftk.errors import UsageError
-from hftk.training.muon import MuonAdamW
 from hftk.training.trainer import HftkTrainer
 
 
@@ -135,11 +133,9 @@ class PretrainingTrainer(HftkTrainer):
         held_out (`dict[str, HeldOut]`): what to evaluate on, by objective.
         shuffled (`dict[str, HeldOut]`): the same with shuffled words, for `eval_shuffled_loss` and so on; may be empty.
         layer_gradients (`bool`): log `grad_norm_encoder.layers.0` and so on beside `grad_norm`.
-        muon (`bool`): learn by [`MuonAdamW`].
+        muon (`bool`): matrices learn by Muon, see [`hftk.training.optimizer.HftkOptimizer`].
         others: those of [`transformers.Trainer`].
     """
-
-    optimizer: torch.optim.Optimizer | None
 
     def __init__(
         self,
@@ -164,15 +160,6 @@ class PretrainingTrainer(HftkTrainer):
         if self.layer_gradients and self.accelerator.sync_gradients:  # the last of a step's accumulated batches
             self._layer_gradients = layer_gradient_norms(self.model)
         return loss
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.muon and self.optimizer is None:
-            if self.is_deepspeed_enabled:
-                raise UsageError("muon: DeepSpeed flattens the matrices that it is for; set it to false, or take FSDP2")
-            model, args = model or self.model, self.args
-            betas, decayed = (args.adam_beta1, args.adam_beta2), frozenset(self.get_decay_parameter_names(model))
-            self.optimizer = MuonAdamW(model, args.learning_rate, betas, args.adam_epsilon, args.weight_decay, decayed)
-        return super().create_optimizer(model)
 
     def rows_of_step(self, step: int) -> list[int]:
         size = self.train_dataset.rows_per_batch

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hftk.training.muon import MuonAdamW
+from hftk.training.optimizer import HftkOptimizer, PlainGradients
 
 Dtype = Literal["float32", "bfloat16"]
 Kernel = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
@@ -67,7 +67,7 @@ def choose_runtime(
         batches (`list[dict[str, torch.Tensor]]`): of the run's own.
         given ([`RuntimeArguments`]): what is not None is kept.
         device (`torch.device`): where the run trains.
-        muon (`bool`, defaults to `False`): whether by [`MuonAdamW`].
+        muon (`bool`, defaults to `False`): whether matrices learn by Muon.
         weights (`Sequence[float]`, *optional*): how often the run sees the like of each batch; all alike by default.
 
     Returns:
@@ -150,17 +150,17 @@ def seconds_per_step(
     weights: Sequence[float] | None = None,
 ) -> float:
     """
-    Mean seconds of forward, backward and the update (AdamW's, or with `muon` that of [`MuonAdamW`]) over `batches`, by
-    their `weights` if there are any. The first also serves to warm up. The learning rate is 0: the parameters stay what
+    Mean seconds of forward, backward and the update (by [`HftkOptimizer`]) over `batches`, by their `weights` if there
+    are any. The first also serves to warm up. The learning rate is 0: the parameters stay what
     they are.
     """
-    optimizer = MuonAdamW(model, lr=0.0) if muon else torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    optimizer = HftkOptimizer(model, lr=0.0, muon=muon)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss = loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
         loss.backward()
-        for parameter in model.parameters():
+        for parameter in PlainGradients(model).parameters():
             if parameter.grad is not None:
                 parameter.grad.nan_to_num_()  # even 0 times what is no number would change the parameters
         optimizer.step()

@@ -12,13 +12,15 @@ from torch import distributed
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
-from transformers.training_args import ParallelMode
+from transformers.training_args import OptimizerNames, ParallelMode
 from transformers.utils import PushInProgress
 
+from hftk.errors import UsageError
 from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
 from hftk.tasks.task import ADAPTERS
 from hftk.training.checkpoints import UNFINISHED, publish, sync
 from hftk.training.guards import Guard, GuardArguments, forget_gradients, in_one_line
+from hftk.training.optimizer import HftkOptimizer, PlainGradients, ngram_tables
 from hftk.training.stopping import TERMINATED, Interruption
 
 LOG_FILE = "log.jsonl"
@@ -38,7 +40,9 @@ class HftkTrainer(Trainer):
         others: those of [`transformers.Trainer`], as the methods are.
     """
 
+    optimizer: torch.optim.Optimizer | None
     push_in_progress: PushInProgress | None
+    muon = False
 
     def __init__(self, *args: Any, guard: GuardArguments, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -82,9 +86,23 @@ class HftkTrainer(Trainer):
         self._step_loss += loss
         return loss
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        model, args = model or self.model, self.args
+        if self.muon and self.is_deepspeed_enabled:
+            raise UsageError("muon: DeepSpeed flattens the matrices that it is for; set it to false, or take FSDP2")
+        fused = args.optim == OptimizerNames.ADAMW_TORCH_FUSED and not self.is_deepspeed_enabled
+        if self.optimizer is None and fused and (self.muon or ngram_tables(model)):
+            betas, decayed = (args.adam_beta1, args.adam_beta2), frozenset(self.get_decay_parameter_names(model))
+            rates = args.learning_rate, betas, args.adam_epsilon, args.weight_decay
+            self.optimizer = HftkOptimizer(model, *rates, decayed, self.muon)
+        return super().create_optimizer(model)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        return super()._clip_grad_norm(PlainGradients(model))
+
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Here, before the optimizer's step, the loss and the gradients of all processes are known."""
-        grad_norm = super()._get_grad_norm(model, grad_norm)
+        grad_norm = super()._get_grad_norm(PlainGradients(model), grad_norm)
         self._step_loss = self.accelerator.gather(self._step_loss).mean()
         scaled = self.accelerator.scaler is not None  # it leaves out steps itself, to find its scale
         if not scaled and (fault := self.guard.fault(self._step_loss.item(), float(grad_norm))):

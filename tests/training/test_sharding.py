@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkDecoderLayer, HftkEncoderLayer, HftkForMaskedLM, HftkForPreTraining
-from hftk.training.muon import MuonAdamW
+from hftk.training.optimizer import HftkOptimizer
 
 PROCESSES, STEPS, ROWS, LENGTH, TOKENS = 2, 6, 4, 12, 50
 PARTS = [slice(0, 2), slice(2, 4)]  # of the rows, by process
@@ -44,7 +44,7 @@ def batch(step: int, kind: type) -> dict[str, torch.Tensor]:
 
 def train(model: torch.nn.Module, kind: type, parts: list[slice], muon: bool) -> torch.Tensor:
     """The loss of each step over the rows of all processes, of which this one has `parts`, one after another."""
-    optimizer = MuonAdamW(model, lr=1e-2) if muon else torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = HftkOptimizer(model, lr=1e-2, muon=muon)
     losses = torch.zeros(STEPS, dtype=torch.float64)
     for step in range(STEPS):
         rows = batch(step % 2, kind)  # the same two again and again
