@@ -22,6 +22,7 @@ from hftk.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from hftk.pretrain import build_model, choose_runtime_and_steps, make_tokenizer, tokens_per_row, training_rows
 from hftk.recipe import PretrainRecipe, load_recipe
 from hftk.splits import load_rows
+from hftk.training.optimizer import ngram_tables
 from hftk.training.runtime import keep_pages
 from hftk.training.trainer import peak_memory_gb
 
@@ -175,4 +176,6 @@ def estimated_memory_gb(model: PreTrainedModel, tokens: float) -> float:
     """Weights, gradients, moments and what the layers keep: 34 bytes a token and feature (Korthikanti et al. 2022)."""
     config = model.config
     layers = config.encoder_layers + config.decoder_layers
-    return (BYTES_A_PARAMETER * model.num_parameters() + 34 * tokens * config.d_model * layers) / 2**30
+    moments = 8 * sum(table.weight.numel() for table in ngram_tables(model))  # a table has next to none of them
+    kept = 34 * tokens * config.d_model * layers
+    return (BYTES_A_PARAMETER * model.num_parameters() - moments + kept) / 2**30

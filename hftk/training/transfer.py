@@ -17,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from hftk.errors import UsageError
 from hftk.training.layers import backbone_names, layer_stacks, stages
+from hftk.training.optimizer import ngram_tables
 
 PEFT_TASKS = {
     AutoModelForSequenceClassification: "SEQ_CLS",
@@ -272,15 +273,19 @@ def layer_learning_rates(optimizer: torch.optim.Optimizer, model: PreTrainedMode
 
 def what_trains(model: nn.Module, arguments: TransferArguments) -> str:
     """One sentence at the start of a run."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     later = ""
     if arguments.method == "slow_start":  # frozen at the first step only
         named = dict(model.named_parameters())
-        trained = sum(named[name].numel() for name in stages(model)[0])
+        parameters = [named[name] for name in stages(model)[0]]
         later = " at first; layer by layer the rest follows"
+    trained = sum(parameter.numel() for parameter in parameters)
     total = sum(parameter.numel() for parameter in model.parameters())
-    state = 12 * trained / 2**20  # a gradient and AdamW's two moments, 4 bytes each
+    state = 12 * trained  # a gradient and AdamW's two moments, 4 bytes each
+    for table in ngram_tables(model):
+        if any(table.weight is parameter for parameter in parameters):  # one moment a row; gradients, if not of rows
+            state -= (12 if table.sparse else 8) * table.weight.numel() - 4 * table.num_embeddings
     return (
         f"{arguments.method} trains {trained:,} of {total:,} parameters ({trained / total:.1%}), "
-        f"with {state:,.1f} MiB of gradients and moments{later}"
+        f"with {state / 2**20:,.1f} MiB of gradients and moments{later}"
     )
