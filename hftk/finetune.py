@@ -37,8 +37,8 @@ from hftk.splits import describe, load_splits
 from hftk.tasks.candidates import Candidates
 from hftk.tasks.n2m import N2M
 from hftk.tasks.n21 import N21
-from hftk.tasks.rows import write_rows
-from hftk.tasks.task import LAST_LAYER, Features
+from hftk.tasks.rows import Row, write_rows
+from hftk.tasks.task import LAST_LAYER, Features, Task
 from hftk.training.checkpoints import clear, clear_seeds, finished, last_checkpoint
 from hftk.training.finetuning import TaskTrainer
 from hftk.training.optimizer import let_gradients_be_sparse
@@ -176,14 +176,7 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
             predictions, scores = trainer.score(split, prefix)
             metrics |= scores
             if trainer.is_world_process_zero():
-                predicted = [
-                    {**row, "predicted": task.columns(prediction, row)}
-                    for row, prediction in zip(rows[split], predictions, strict=True)
-                ]
-                write_rows(predicted, output / f"{split}_predictions.jsonl")
-                if isinstance(task, N21) and task.problem_type == "single_label_classification":
-                    wanted = [str(row[task.label_column]) for row in rows[split]]
-                    plot_confusion(wanted, predictions, output / "plots" / f"{split}_confusion.png")
+                write_predictions(output, split, rows[split], predictions, task)
     if trainer.is_world_process_zero():
         write_metrics(metrics, output / "metrics.json")
         held: dict[str, Any] = {split: {"rows": len(rows[split])} for split in rows if rows[split]}
@@ -196,6 +189,17 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
             push_run(trainer)
         print(f"{output}: {readable_scores(metrics)}{forgetting(metrics)}")
     return metrics
+
+
+def write_predictions(output: Path, split: str, rows: list[Row], predictions: list[Any], task: Task) -> None:
+    """Beside each row what is predicted; of single labels a confusion matrix too."""
+    predicted = [
+        {**row, "predicted": task.columns(prediction, row)} for row, prediction in zip(rows, predictions, strict=True)
+    ]
+    write_rows(predicted, output / f"{split}_predictions.jsonl")
+    if isinstance(task, N21) and task.problem_type == "single_label_classification":
+        wanted = [str(row[task.label_column]) for row in rows]
+        plot_confusion(wanted, predictions, output / "plots" / f"{split}_confusion.png")
 
 
 def choose_dtype(recipe: FinetuneRecipe) -> None:
