@@ -13,10 +13,9 @@ from hftk.model.modeling_hftk import HftkNgramEmbeddings
 
 class HftkOptimizer(torch.optim.Optimizer):
     """
-    A table of n-grams learns by [`RowRMSprop`]. With `muon`, [`torch.optim.Muon`] (Jordan et al. 2024) moves each
-    matrix of a layer by its momentum made orthogonal, so that directions that few rows ask for are learned as fast as
-    the others. What is left learns by the fused [`torch.optim.AdamW`]. All have the same learning rate: Muon's updates
-    are scaled to be as large as AdamW's (Liu et al. 2025, arXiv:2502.16982, equation 4).
+    A table of n-grams learns by [`RowRMSprop`]. With `muon`, [`StackedMuon`] moves each matrix of a layer by its
+    momentum made orthogonal, so that directions that few rows ask for are learned as fast as the others. What is left
+    learns by the fused [`torch.optim.AdamW`]. All have the same learning rate.
 
     Args:
         model ([`PreTrainedModel`]):
@@ -42,7 +41,7 @@ class HftkOptimizer(torch.optim.Optimizer):
     ):
         rules: dict[str, Callable[..., torch.optim.Optimizer]] = {
             "adamw": partial(AdamW, lr=lr, betas=betas, eps=eps, fused=True),
-            "muon": partial(Muon, lr=lr, adjust_lr_fn="match_rms_adamw"),
+            "muon": partial(StackedMuon, lr=lr),
             "rows": partial(RowRMSprop, lr=lr, alpha=betas[1], eps=eps),
         }
         tables = {id(table.weight) for table in ngram_tables(model)}
@@ -68,6 +67,43 @@ class HftkOptimizer(torch.optim.Optimizer):
             part.state = self.state
             part.param_groups = [group for group in self.param_groups if group["rule"] == rule]
             part.step()
+
+
+class StackedMuon(Muon):
+    """
+    [`torch.optim.Muon`] (Jordan et al. 2024) with updates as large as AdamW's (`adjust_lr_fn="match_rms_adamw"`; Liu et
+    al. 2025, arXiv:2502.16982, equation 4), but matrices of one shape are made orthogonal together: products of stacks
+    keep all cores busy, those of small matrices do not.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            updates: dict[torch.Size, dict[torch.nn.Parameter, torch.Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    if not self.state[matrix]:
+                        self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+                    momentum = self.state[matrix]["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+                    update = matrix.grad.lerp(momentum, group["momentum"]).bfloat16()
+                    updates.setdefault(matrix.shape, {})[matrix] = update
+            for shape, of_shape in updates.items():
+                stack = _orthogonal(torch.stack(list(of_shape.values())), group)
+                for matrix, update in zip(of_shape, stack, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+
+
+def _orthogonal(stack: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """(matrices, rows, columns), of each its nearest orthogonal matrix, by the iteration that torch's Muon has."""
+    a, b, c = group["ns_coefficients"]
+    tall = stack.shape[1] > stack.shape[2]
+    stack = stack.mT.contiguous() if tall else stack
+    stack.div_(torch.stack([matrix.norm() for matrix in stack]).clamp(min=group["eps"])[:, None, None])
+    for _ in range(group["ns_steps"]):
+        gram = stack @ stack.mT
+        stack = torch.baddbmm(stack, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stack, beta=a)
+    return stack.mT if tall else stack
 
 
 class RowRMSprop(torch.optim.Optimizer):

@@ -10,7 +10,14 @@ from transformers import TrainingArguments
 
 from hftk.model.configuration_hftk import HftkConfig
 from hftk.model.modeling_hftk import HftkForPreTraining
-from hftk.training.optimizer import HftkOptimizer, PlainGradients, RowRMSprop, let_gradients_be_sparse, ngram_tables
+from hftk.training.optimizer import (
+    HftkOptimizer,
+    PlainGradients,
+    RowRMSprop,
+    StackedMuon,
+    let_gradients_be_sparse,
+    ngram_tables,
+)
 
 STEPS = 5
 
@@ -48,7 +55,7 @@ def test_each_parameter_learns_by_the_optimizer_that_is_for_it():
     assert len(in_layers) < len(matrices)  # the others are embeddings
     placed = [*in_layers, table.weight]
     others = [parameter for parameter in theirs.parameters() if not any(parameter is one for one in placed)]
-    muon = torch.optim.Muon(in_layers, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    muon = StackedMuon(in_layers, lr=0.01, weight_decay=0.1)
     adamw = torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
     decayed = [name for name, _ in ours.named_parameters()]
     rows = RowRMSprop([table.weight], lr=0.01, alpha=0.98, weight_decay=0.1)
@@ -82,6 +89,21 @@ def test_it_goes_on_from_its_state():
         learn(one, its_optimizer, steps=range(STEPS, 2 * STEPS))
     for parameter, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(parameter, other)
+
+
+def test_stacked_matrices_learn_by_torchs_muon():
+    torch.manual_seed(0)
+    begun = [torch.randn(shape) for shape in ((16, 24), (24, 16), (16, 24), (16, 16))]
+    ours, theirs = ([torch.nn.Parameter(matrix.clone()) for matrix in begun] for _ in range(2))
+    muon = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for optimizer, matrices in ((StackedMuon(ours, lr=0.01, weight_decay=0.1), ours), (muon, theirs)):
+        for step in range(STEPS):
+            for place, matrix in enumerate(matrices):
+                matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(10 * step + place))
+            optimizer.step()
+    for mine, other, before in zip(ours, theirs, begun, strict=True):
+        torch.testing.assert_close(mine - before, other - before, rtol=0.02, atol=5e-4)  # products are in bfloat16
+        assert (mine - before).abs().mean() > 5e-3
 
 
 def test_rows_of_one_number_that_are_all_read_learn_by_torchs_rmsprop():
