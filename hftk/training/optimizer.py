@@ -99,7 +99,7 @@ def _orthogonal(stack: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     a, b, c = group["ns_coefficients"]
     tall = stack.shape[1] > stack.shape[2]
     stack = stack.mT.contiguous() if tall else stack
-    stack.div_(torch.stack([matrix.norm() for matrix in stack]).clamp(min=group["eps"])[:, None, None])
+    stack.div_(stack.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"]))
     for _ in range(group["ns_steps"]):
         gram = stack @ stack.mT
         stack = torch.baddbmm(stack, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stack, beta=a)
