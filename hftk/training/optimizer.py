@@ -1,4 +1,4 @@
-"""One optimizer of three rules: Muon for the matrices of layers, rows by rows for tables, AdamW for all else."""
+"""One optimizer of three rules: Muon for the matrices of layers, RMSprop for the rows of tables, AdamW for all else."""
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -153,6 +153,7 @@ def _move(rows: torch.Tensor, squares: torch.Tensor, gradient: torch.Tensor, gro
 
 
 def ngram_tables(model: torch.nn.Module) -> list[torch.nn.Embedding]:
+    """The tables of hashed n-grams in a model; none in one of another type."""
     return [module.table for module in model.modules() if isinstance(module, HftkNgramEmbeddings)]
 
 

@@ -151,8 +151,7 @@ def seconds_per_step(
 ) -> float:
     """
     Mean seconds of forward, backward and the update (by [`HftkOptimizer`]) over `batches`, by their `weights` if there
-    are any. The first also serves to warm up. The learning rate is 0: the parameters stay what
-    they are.
+    are any. The first also serves to warm up. The learning rate is 0: the parameters stay what they are.
     """
     optimizer = HftkOptimizer(model, lr=0.0, muon=muon)
 
