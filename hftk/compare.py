@@ -197,7 +197,7 @@ def make(run: Run) -> None:
             print(f"{name}: taken from before, {run.folder}")
             return
     print(f"{name}: runs, and prints to {printed}", flush=True)
-    # One of another recipe or other files, or cut off; to go on with it would count some of its minutes only.
+    # one of another recipe or other files, or cut off
     if run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True)

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -156,9 +155,8 @@ def finetune_once(recipe: FinetuneRecipe, resume: bool) -> dict[str, Any]:
         clear(output)
         output.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, output / "recipe.yaml")
-    started = time.monotonic()  # what `train_runtime` counts begins when the outputs of a frozen backbone are computed
-    metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-    metrics["minutes"] = (time.monotonic() - started) / 60
+    metrics |= trainer.train(checkpoint).metrics
+    metrics["minutes"] = trainer.minutes()
     metrics["peak_memory_gb"] = peak_memory_gb()
     trainer.average_with_pretrained()
     if pretraining is not None and recipe.transfer.retention_rows:

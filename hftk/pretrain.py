@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -101,18 +100,14 @@ def pretrain(recipe: PretrainRecipe, resume: bool = False) -> dict[str, float]:
         guard=recipe.guard,
     )
     state.print(announcement(recipe, model, rows))
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - start
-
+    trainer.train(checkpoint)
     metrics = last_evaluation(trainer)
-    steps_made = trainer.state.global_step - (int(checkpoint.rpartition("-")[2]) if checkpoint else 0)
     metrics["steps"] = trainer.state.global_step
     metrics["tokens_seen"] = round(trainer.state.global_step * rows.rows_per_batch * tokens_per_row(rows))
-    metrics["minutes"] = seconds / 60
+    metrics["minutes"] = trainer.minutes()
     metrics["trainable_parameters"] = trainer.get_num_trainable_parameters()
     metrics["peak_memory_gb"] = peak_memory_gb()
-    metrics["tokens_per_second"] = steps_made * rows.rows_per_batch * tokens_per_row(rows) / seconds
+    metrics["tokens_per_second"] = metrics["tokens_seen"] / (60 * metrics["minutes"])
     counts = token_counts(corpus, len(vocabulary.token_bytes))
     for name, part in held_out_rows.items():
         if name == SKIP_GRAM:

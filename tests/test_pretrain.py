@@ -152,6 +152,24 @@ def test_a_run_that_was_cut_off_behind_its_last_step_logs_no_evaluation_twice(re
     assert json.loads((run / "metrics.json").read_text())["eval_loss"] == metrics["eval_loss"]
 
 
+def test_the_minutes_of_a_resumed_run_are_those_of_all_its_parts(recipe):
+    run = pretrain(recipe, "--training.eval_strategy", "no")
+    save_again(run / "checkpoint-6", minutes=60)
+    (run / "README.md").unlink()
+    pretrain(recipe, "--training.eval_strategy", "no", "--resume")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 60 < metrics["minutes"] < 62
+    assert metrics["tokens_per_second"] == metrics["tokens_seen"] / metrics["minutes"] / 60
+
+
+def save_again(checkpoint: Path, minutes: float = 0) -> None:
+    aside = checkpoint.parent / UNFINISHED / checkpoint.name
+    aside.parent.mkdir()
+    checkpoint.rename(aside)
+    (aside / MANIFEST).unlink()
+    publish(aside, checkpoint, rows_per_step=2, minutes=minutes)
+
+
 class Harm:
     """A pickle of it runs code when it is loaded."""
 
@@ -165,12 +183,8 @@ def test_nothing_in_a_checkpoint_is_run(recipe, tmp_path, monkeypatch, name):
     run = pretrain(recipe)
     (run / "README.md").unlink()
     shutil.rmtree(run / "checkpoint-6")
-    aside = run / UNFINISHED / "checkpoint-3"
-    aside.parent.mkdir()
-    (run / "checkpoint-3").rename(aside)
-    (aside / MANIFEST).unlink()
-    torch.save(Harm(), aside / name)
-    publish(aside, run / "checkpoint-3", rows_per_step=2)  # who changes a file can change its hash too
+    torch.save(Harm(), run / "checkpoint-3" / name)
+    save_again(run / "checkpoint-3")  # who changes a file can change its hash too
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         main(["pretrain", str(recipe), "--resume"])
     assert not Path("harm").exists()

@@ -17,10 +17,10 @@ from hftk.report.folder import CARD, METRICS, RUN
 UNFINISHED = "checkpoint.unfinished"  # in a run's folder: where a checkpoint is written
 BROKEN = "broken-"  # before the name of a checkpoint that is not what was saved
 MANIFEST = "manifest.json"  # in a checkpoint: the SHA-256 of every other file
-BATCH = "batch.json"  # in a checkpoint: how many rows a step takes
+STEPS = "steps.json"  # in a checkpoint: how many rows a step takes, and how long all steps took
 
 
-def publish(aside: Path, checkpoint: Path, rows_per_step: int) -> None:
+def publish(aside: Path, checkpoint: Path, rows_per_step: int, minutes: float) -> None:
     """
     Gives a checkpoint its name once it is whole and on the disk.
 
@@ -28,8 +28,9 @@ def publish(aside: Path, checkpoint: Path, rows_per_step: int) -> None:
         aside (`Path`): the folder in which all processes have written it, in one of its own.
         checkpoint (`Path`): its name, which none has yet.
         rows_per_step (`int`): over all processes and accumulated batches.
+        minutes (`float`): what the training took until here.
     """
-    (aside / BATCH).write_text(json.dumps({"rows_per_step": rows_per_step}))
+    (aside / STEPS).write_text(json.dumps({"rows_per_step": rows_per_step, "minutes": minutes}))
     digests = {str(path.relative_to(aside)): digest(path) for path in sorted(aside.rglob("*")) if path.is_file()}
     (aside / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n")
     for path in [*aside.rglob("*"), aside]:
@@ -153,7 +154,7 @@ def clear_seeds(output: Path, folders: list[Path]) -> None:
 
 def keep_rows_per_step(training: TrainingArguments, checkpoint: str) -> None:
     """Lets each process accumulate as many batches as make the steps of a checkpoint."""
-    rows = json.loads(Path(checkpoint, BATCH).read_text())["rows_per_step"]
+    rows = json.loads(Path(checkpoint, STEPS).read_text())["rows_per_step"]
     at_once = training.train_batch_size * training.world_size
     if rows % at_once:
         raise UsageError(
@@ -161,3 +162,8 @@ def keep_rows_per_step(training: TrainingArguments, checkpoint: str) -> None:
             f"{training.world_size} × {training.train_batch_size} at once; give a number that divides them"
         )
     training.gradient_accumulation_steps = rows // at_once
+
+
+def minutes_until(checkpoint: str) -> float:
+    """What a training took until a checkpoint, over all resumes."""
+    return json.loads(Path(checkpoint, STEPS).read_text())["minutes"]

@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import ModelOutput
 
 from hftk.data.packing import PackedRows
@@ -155,11 +154,10 @@ class TaskTrainer(HftkTrainer):
                 if name in backbone_names(model)
             }
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def before_training(self) -> None:
         if self.kept is not None:
             size = self.args.per_device_eval_batch_size
             self.kept.compute(self.task, self.train_dataset.rows, self.processing_class, size)
-        return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         args = self.args

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -18,7 +19,7 @@ from transformers.utils import PushInProgress
 from hftk.errors import UsageError
 from hftk.report.folder import CODE, CONFIGS, TOKENIZER, WEIGHTS
 from hftk.tasks.task import ADAPTERS
-from hftk.training.checkpoints import UNFINISHED, publish, sync
+from hftk.training.checkpoints import UNFINISHED, minutes_until, publish, sync
 from hftk.training.guards import Guard, GuardArguments, forget_gradients, in_one_line
 from hftk.training.optimizer import HftkOptimizer, PlainGradients, ngram_tables
 from hftk.training.stopping import TERMINATED, Interruption
@@ -55,12 +56,17 @@ class HftkTrainer(Trainer):
         self.interruption = Interruption()
         self.add_callback(self.interruption)
         self._checkpoints = self.args.output_dir
+        self._started = time.monotonic()
         self._step_of_loss = -1
         self._step_loss = torch.zeros((), device=self.args.device)
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | None = None) -> TrainOutput:
+        self._started = time.monotonic()
+        if resume_from_checkpoint is not None:
+            self._started -= 60 * minutes_until(resume_from_checkpoint)
         with in_one_line(self.args):
-            outcome = super().train(*args, **kwargs)
+            self.before_training()
+            outcome = super().train(resume_from_checkpoint)
         if self.interruption.stopped:
             if self.is_world_process_zero():
                 step = self.interruption.saved
@@ -68,6 +74,13 @@ class HftkTrainer(Trainer):
                 print("hftk:", said, file=sys.stderr)
             sys.exit(TERMINATED)
         return outcome
+
+    def before_training(self) -> None:
+        """What is to be computed before the first step, after a resume again."""
+
+    def minutes(self) -> float:
+        """What the training has taken, over all resumes, but for steps that were lost and made again."""
+        return (time.monotonic() - self._started) / 60
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
         """A resume from the last step makes none; the original makes one, if that step is within an epoch."""
@@ -143,7 +156,7 @@ class HftkTrainer(Trainer):
         if self.args.should_save:
             aside = output / UNFINISHED / name
             self.state.save_to_json(str(aside / TRAINER_STATE_NAME))  # with the name of the best one as it will be
-            publish(aside, output / name, self.get_total_train_batch_size(self.args))
+            publish(aside, output / name, self.get_total_train_batch_size(self.args), self.minutes())
             rotate_checkpoints(str(output), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:

@@ -30,7 +30,7 @@ def run(tmp_path) -> Path:
     for step in (3, 6, 12):
         aside = tmp_path / UNFINISHED / f"checkpoint-{step}"
         write(aside)
-        publish(aside, tmp_path / f"checkpoint-{step}", rows_per_step=8)
+        publish(aside, tmp_path / f"checkpoint-{step}", rows_per_step=8, minutes=step / 2)
     return tmp_path
 
 
