@@ -50,6 +50,12 @@ def keep_pages() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_back_pages() -> None:
+    """Gives the kernel all memory that is free; after [`keep_pages`] glibc gives back none by itself."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def choose_runtime(
     model: PreTrainedModel,
     batches: list[dict[str, torch.Tensor]],

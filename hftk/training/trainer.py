@@ -22,6 +22,7 @@ from hftk.tasks.task import ADAPTERS
 from hftk.training.checkpoints import UNFINISHED, minutes_until, publish, sync
 from hftk.training.guards import Guard, GuardArguments, forget_gradients, in_one_line
 from hftk.training.optimizer import HftkOptimizer, PlainGradients, ngram_tables
+from hftk.training.runtime import give_back_pages
 from hftk.training.stopping import TERMINATED, Interruption
 
 LOG_FILE = "log.jsonl"
@@ -53,6 +54,7 @@ class HftkTrainer(Trainer):
             if self.args.parallel_mode == ParallelMode.DISTRIBUTED:  # transformers keeps ddp_timeout to GPUs
                 distributed.distributed_c10d._set_pg_timeout(self.args.ddp_timeout_delta)
         self.add_callback(LogFile(Path(self.args.output_dir)))
+        self.add_callback(FirstStep())
         self.interruption = Interruption()
         self.add_callback(self.interruption)
         self._checkpoints = self.args.output_dir
@@ -194,6 +196,20 @@ class HftkTrainer(Trainer):
             run_as_future=True,
         )
         self.push_in_progress = PushInProgress([job])
+
+
+class FirstStep(TrainerCallback):
+    """
+    Behind the first step, what it and the measurements before it left free goes back to the kernel: moments and kernels
+    that have come to stay cut it into pieces, into which the next steps' tensors do not fit.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.first = state.global_step + 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.first:
+            give_back_pages()
 
 
 class LogFile(TrainerCallback):
