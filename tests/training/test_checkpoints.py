@@ -107,4 +107,4 @@ def test_a_copy_of_a_checkpoint_is_whole_elsewhere(run, tmp_path_factory):
     copy = tmp_path_factory.mktemp("elsewhere") / "checkpoint-3"
     shutil.copytree(run / "checkpoint-3", copy)
     assert fault(copy) is None
-    assert set(json.loads((copy / MANIFEST).read_text())) == {"batch.json", "optimizer.pt", "shards/0.distcp"}
+    assert set(json.loads((copy / MANIFEST).read_text())) == {"steps.json", "optimizer.pt", "shards/0.distcp"}
