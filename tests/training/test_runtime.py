@@ -66,10 +66,12 @@ def test_choosing_a_dtype_leaves_the_number_of_threads():
 # every other megabyte stays, so that none of what is freed lies at the heap's end
 FREE_IN_PIECES = """
 from transformers import TrainerControl, TrainerState
+from hftk.training.runtime import keep_pages
 from hftk.training.trainer import FirstStep
 import torch
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20
+keep_pages()
 pieces = [torch.zeros(2**18) for _ in range(200)]
 full = resident()
 del pieces[::2]
