@@ -58,7 +58,6 @@ class HftkTrainer(Trainer):
         self.interruption = Interruption()
         self.add_callback(self.interruption)
         self._checkpoints = self.args.output_dir
-        self._started = time.monotonic()
         self._step_of_loss = -1
         self._step_loss = torch.zeros((), device=self.args.device)
 
